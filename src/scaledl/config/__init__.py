@@ -1,0 +1,21 @@
+"""The config: typed sections, YAML and overrides to a validated value, names to functions. Imports nothing heavy."""
+
+from .errors import ConfigError, Problem
+from .keys import KeyInfo, config_keys, json_schema
+from .load import dump_yaml, load_config, replace
+from .recipe import parse_recipe
+from .schema import CompressConfig, Config
+
+__all__ = [
+    "CompressConfig",
+    "Config",
+    "ConfigError",
+    "KeyInfo",
+    "Problem",
+    "config_keys",
+    "dump_yaml",
+    "json_schema",
+    "load_config",
+    "parse_recipe",
+    "replace",
+]

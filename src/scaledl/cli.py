@@ -1,0 +1,199 @@
+"""The verbs as commands. Parsing imports nothing heavy; each verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from scaledl import __version__
+from scaledl.errors import ScaledlError
+
+EXIT_CODES = (
+    "exit codes: 0 success, 1 failed run, 2 bad usage or config, 3 verdict is no (verification), "
+    "75 stopped by a signal and resumable, 130 Ctrl-C"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument errors in our form: what was wrong, the nearest right thing, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        import difflib
+        import re
+
+        unknown = re.search(r"invalid choice: '([^']*)'", message)
+        if unknown and "verb" in message:
+            near = difflib.get_close_matches(unknown[1], VERBS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"verbs: {', '.join(VERBS)}"
+            message = f"unknown verb '{unknown[1]}'; {hint}"
+        elif flag := re.search(r"unrecognized arguments: (--?[\w-]+)", message):
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(flag[1], known, n=1)
+            message += f"; did you mean '{near[0]}'?" if near else f"; see '{self.prog} --help'"
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("args", nargs="*", metavar="CONFIG.yaml | key=value", help="config file, then overrides")
+
+
+def _run_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("run", nargs="?", help=f"path, NAME or NAME/ID of {what}; default: the newest training run")
+
+
+def _identity_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id", help="same as run.id=ID: a fixed id makes the same command resume")
+    parser.add_argument("--name", help="same as run.name=NAME")
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    _identity_arguments(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, by default the newest unfinished one"
+    )
+
+
+def _chain_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    _identity_arguments(parser)
+
+
+def _compress_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("args", nargs="*", metavar="RUN | key=value", help="the run to compress, then overrides")
+    parser.add_argument("--method", metavar="M[,M…]", help="distill, prune, qat, ptq; several make one chain")
+    parser.add_argument("--recipe", metavar="FILE", help="YAML with `stages:`, instead of --method")
+    parser.add_argument("--root", default="runs", help="folder of all runs (default: runs)")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_argument(parser, "the run to export")
+    _root_argument(parser)
+    parser.add_argument("--output", metavar="FILE.ts", help="default: exports/model.ts in the run")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="the exported file")
+    parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
+
+
+def _root_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", default="runs", help="folder of all runs (default: runs)")
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="?", help="run or exported file; default: the newest training run")
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
+    _root_argument(parser)
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "targets", nargs="+", metavar="A", help="exported files and runs (runs: eager fp32)"
+    )
+    parser.add_argument("--batch-sizes", default="1,64", metavar="N[,N…]")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (default: 15)")
+    parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
+    _root_argument(parser)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_argument(parser, "the run to report on")
+    _root_argument(parser)
+
+
+def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_argument(parser, "the run whose ancestors and descendants to show")
+    _root_argument(parser)
+
+
+def _config_verb_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="show|keys|schema|check")
+    for action, text in (
+        ("show", "print the resolved config as YAML"),
+        ("check", "validate a config and say so"),
+    ):
+        _config_arguments(_add_common(actions.add_parser(action, help=text)))
+    _add_common(actions.add_parser("keys", help="list every key: type, default, allowed, meaning"))
+    _add_common(actions.add_parser("schema", help="print the JSON Schema, for editors"))
+
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+
+VERBS: dict[str, tuple[str, Arguments]] = {
+    "train": ("train a model", _train_arguments),
+    "compress": ("shrink a trained model: distill, prune, qat, ptq", _compress_arguments),
+    "export": ("write a verified TorchScript file", _export_arguments),
+    "verify": ("check an exported file in a clean process", _verify_arguments),
+    "chain": ("train, compress, export and verify, in one resumable go", _chain_arguments),
+    "evaluate": ("accuracy of a run or an exported file", _evaluate_arguments),
+    "bench": ("latency of exported files and runs, interleaved", _bench_arguments),
+    "report": ("write report.html of a run", _report_arguments),
+    "runs": ("list the runs", _root_argument),
+    "lineage": ("show where a run comes from and what came of it", _lineage_arguments),
+    "config": ("show, list, check configs", _config_verb_arguments),
+}
+
+
+def _add_common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output, all else on stderr")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only results, warnings and errors")
+    return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="scaledl",
+        description="One YAML config from training to a small, verified TorchScript file.",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"scaledl {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for verb, (text, add_arguments) in VERBS.items():
+        sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", epilog=EXIT_CODES)
+        sub.allow_abbrev = False
+        add_arguments(sub)
+        if verb != "config":
+            _add_common(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; every expected failure becomes one message and an exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        _configure_console(args)
+        import scaledl.commands as commands
+
+        getattr(commands, args.verb)(args)
+    except ScaledlError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _configure_console(args: argparse.Namespace) -> None:
+    from scaledl.console import get_console
+
+    get_console().configure(json=args.json, quiet=args.quiet)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    from scaledl.console import get_console
+
+    get_console().error(message)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

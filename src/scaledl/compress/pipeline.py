@@ -1,0 +1,257 @@
+"""A chain of stages: each saved, exported and measured, and resumable within and between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scaledl.compress.distill import choose_student
+from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
+from scaledl.compress.rows import StageRow, format_rows, read_rows, write_rows
+from scaledl.compress.stage import StageContext, stage_key, stage_label
+from scaledl.config import Config
+from scaledl.config.registry import FORMATS, METHODS
+from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
+from scaledl.console import get_console
+from scaledl.data import DataModule
+from scaledl.errors import Interrupted, Preempted, UsageError
+from scaledl.models.quantized import check_engine, is_quantized
+from scaledl.models.structure import Model, load_model, save_model
+from scaledl.run import Parent, Run
+
+__all__ = ["StageRow", "check_chain", "format_rows", "read_rows", "run_chain"]
+
+TABLE = "table.json"
+START_ROW = "start"
+EAGER_ROW = "start (eager)"
+ARTIFACT = "exports/model.ts"
+START_ARTIFACT = "exports/start.ts"
+# keys of a config that change nothing about a stage's result
+_FREE = (
+    "run.name", "run.id", "run.root", "data.root", "data.download", "compress.",
+    "trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What all stages of one chain share."""
+
+    source: Run
+    config: Config
+    run: Run
+    data: DataModule
+    teacher: Model
+
+    @cached_property
+    def eager(self) -> Forward:
+        """The source model as it is."""
+        return eager_forward(self.teacher)
+
+    def stage_path(self, index: int, stage: Stage) -> str:
+        """Folder of a stage, relative to the chain's run."""
+        return f"stages/{index + 1:02d}-{stage.method}"
+
+
+def run_chain(source: Run, config: Config, run: Run, data: DataModule) -> list[StageRow]:
+    """Run every stage of `config.compress` from the model of `source`; stages that are complete are passed over.
+
+    Leaves in `run`: stages/NN-method (each a run of its own), model/ (the last stage's), exports/start.ts (the source
+    in float32, for comparison) and table.json. The caller begins and finishes `run`, exports and verifies its model.
+
+    Raises UsageError for a recipe that cannot work, before anything is written, and for one that is not the recipe
+    that the folder was started with.
+    """
+    chain = Chain(source, config, run, data, check_chain(source, config, data))
+    for index, stage in enumerate(config.compress.stages):
+        _refuse_changes(chain, index, stage)
+    return _run_stages(chain)
+
+
+def check_chain(source: Run, config: Config, data: DataModule) -> Model:
+    """The source's model, when the recipe can work on it. Writes nothing; raises UsageError."""
+    stages = config.compress.stages
+    if not stages:
+        raise UsageError("compress.stages: empty; give a recipe such as --method distill,prune,qat")
+    if problem := order_problem([stage.method for stage in stages]):
+        raise UsageError(f"compress.stages: {problem}")
+    source.verify_files("model")
+    teacher = load_model(source.model_dir)
+    if is_quantized(teacher.structure):
+        raise UsageError(
+            f"{source.path}: its model is quantized already, and a quantized model has a fixed structure; "
+            "compress the training run that it came from"
+        )
+    _check_data(source, teacher, data)
+    if any(stage.method in QUANTIZING for stage in stages):
+        check_engine(config.export.engine)
+    for index, stage in enumerate(stages):
+        if isinstance(stage, DistillConfig):
+            choose_student(stage, teacher.structure, index)
+    return teacher
+
+
+def _check_data(source: Run, teacher: Model, data: DataModule) -> None:
+    got = (data.spec.num_classes, tuple(data.spec.in_shape))
+    expected = (teacher.structure.num_classes, tuple(teacher.structure.in_shape))
+    if got != expected:
+        raise UsageError(
+            f"data.source: {data.spec.source} has {got[0]} classes and inputs {got[1]}; the model of {source.path} was "
+            f"made for {expected[0]} classes and inputs {expected[1]}; use the data it was trained on"
+        )
+
+
+def _refuse_changes(chain: Chain, index: int, stage: Stage) -> None:
+    path = chain.run.path / chain.stage_path(index, stage)
+    if not path.exists():
+        return
+    old, new = Run.open(path).config, chain.config
+    changed = [f"{key} (was {was!r}, is {now!r})" for key, was, now in _differences(old, new, index)]
+    if changed:
+        raise UsageError(
+            f"{path} was made with other settings: {', '.join(changed)}. "
+            f"Restore them, give the new recipe another run.id, or remove the folder {path}"
+        )
+
+
+def _differences(old: Config, new: Config, index: int) -> Iterator[tuple[str, Any, Any]]:
+    before, after = _flat_stage(old, index), _flat_stage(new, index)
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            yield key, before.get(key), after.get(key)
+
+
+def _flat_stage(config: Config, index: int) -> dict[str, Any]:
+    flat = {k: v for k, v in _flat(config.model_dump(mode="json"), "") if not k.startswith(_FREE)}
+    stages = config.compress.stages
+    own = stages[index].model_dump(mode="json") if index < len(stages) else {}
+    return flat | {f"{stage_key(index)}.{key}": value for key, value in own.items()}
+
+
+def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+
+
+def _run_stages(chain: Chain) -> list[StageRow]:
+    stages = chain.config.compress.stages
+    rows = [_start_row(chain)]
+    prior, skipped = chain.source, 0
+    for index, stage in enumerate(stages):
+        stage_run = _nested(chain, index, stage, prior)
+        if _is_done(stage_run, index, stage):
+            skipped += 1
+        else:
+            _run_stage(chain, index, stage, stage_run, prior, rows[0])
+        rows += read_rows(stage_run.path / "row.json")
+        prior = stage_run
+    table = chain.run.path / TABLE
+    if skipped == len(stages) and table.is_file() and chain.run.model_dir.is_dir():
+        return read_rows(table)
+    save_model(load_model(prior.model_dir), chain.run.model_dir)
+    chain.run.record("model")
+    write_rows(table, _measured(chain, rows))
+    chain.run.record(TABLE)
+    return read_rows(table)
+
+
+def _start_row(chain: Chain) -> StageRow:
+    path = chain.run.path / START_ARTIFACT
+    if START_ARTIFACT in chain.run.manifest.files:
+        chain.run.verify_files("exports")
+    else:
+        _export(chain, chain.teacher, chain.source, path)
+        chain.run.record("exports")
+    return describe_file(START_ROW, chain.teacher, path, START_ARTIFACT, chain.config, chain.data)
+
+
+def _nested(chain: Chain, index: int, stage: Stage, prior: Run) -> Run:
+    parents = tuple(dict.fromkeys((prior.as_parent(), chain.source.as_parent())))
+    stage_run = chain.run.nested(chain.stage_path(index, stage), config=chain.config, parents=parents)
+    _check_parent(stage_run, parents[0])
+    return stage_run
+
+
+def _check_parent(stage_run: Run, parent: Parent) -> None:
+    recorded = stage_run.manifest.parents[0]
+    if recorded.sha256 != parent.sha256:
+        raise UsageError(
+            f"{stage_run.path} was made from another model (of {recorded.name}/{recorded.id}, "
+            f"{recorded.sha256[:12]}) than {parent.name}/{parent.id} now holds ({parent.sha256[:12]}); "
+            "remove the folder to make it again"
+        )
+
+
+def _is_done(stage_run: Run, index: int, stage: Stage) -> bool:
+    if stage_run.manifest.status != "complete":
+        return False
+    label = stage_label(index, stage.method)
+    try:
+        stage_run.verify_files()
+    except UsageError as error:
+        get_console().warn(f"{label}: made again: {error}")
+        return False
+    get_console().info(f"{label}: already complete")
+    return True
+
+
+def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Run, start: StageRow) -> None:
+    label = stage_label(index, stage.method)
+    with _attempt(stage_run):
+        get_console().info(f"{label}: {stage_run.path}")
+        context = StageContext(chain.config, stage, stage_run, chain.data, chain.teacher, index, chain.run)
+        model = METHODS.resolve(stage.method)(load_model(prior.model_dir), context)
+        save_model(model, stage_run.model_dir)
+        stage_run.record("model")
+        _export(chain, model, stage_run, stage_run.path / ARTIFACT)
+        row = _describe(chain, label, model, stage_run)
+        *shown, row = _measured(chain, [start, row])
+        write_rows(stage_run.path / "row.json", [row])
+        stage_run.record("exports", "row.json")
+        stage_run.finish("complete", **row.metrics())
+    get_console().table(*format_rows([*shown, row]), title=label)
+
+
+def _describe(chain: Chain, label: str, model: Model, stage_run: Run) -> StageRow:
+    path = stage_run.path / ARTIFACT
+    file = path.relative_to(chain.run.path).as_posix()
+    return describe_file(label, model, path, file, chain.config, chain.data)
+
+
+def _export(chain: Chain, model: Model, origin: Run, path: Path) -> None:
+    parent = origin.as_parent()
+    source = {"name": parent.name, "id": parent.id, "sha256": parent.sha256,
+              "config": chain.config.model_dump(mode="json")}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export_fn = FORMATS.resolve(chain.config.export.format)
+    export_fn(model, chain.data, path, config=chain.config.export, source=source)
+
+
+def _measured(chain: Chain, rows: list[StageRow]) -> list[StageRow]:
+    """All rows, the start's eager module after the start, timed in turns."""
+    weights = chain.source.model_dir / "weights.safetensors"
+    eager = dataclasses.replace(rows[0], name=EAGER_ROW, size_bytes=weights.stat().st_size, file="")
+    targets = {row.name: file_forward(chain.run.path / row.file, chain.config) for row in rows}
+    in_shape = chain.teacher.structure.in_shape
+    return with_latency([rows[0], eager, *rows[1:]], {**targets, EAGER_ROW: chain.eager}, in_shape, chain.config)
+
+
+@contextmanager
+def _attempt(stage_run: Run) -> Iterator[None]:
+    stage_run.begin()
+    try:
+        yield
+    except (Preempted, Interrupted, KeyboardInterrupt) as stop:
+        stage_run.finish("preempted", error=str(stop) or "interrupted")
+        raise
+    except BaseException as error:
+        stage_run.finish("failed", error=f"{type(error).__name__}: {error}")
+        raise

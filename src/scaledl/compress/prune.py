@@ -1,0 +1,175 @@
+"""Remove whole channels along Torch-Pruning's dependency graph (Fang et al. 2023), then fine-tune."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from scaledl.compress.ranking import select_global, select_uniform
+from scaledl.compress.stage import StageContext, finetune, finetune_config, start_model
+from scaledl.config.schema import AugmentConfig, PruneConfig
+from scaledl.console import get_console
+from scaledl.data import Batch
+from scaledl.errors import UsageError
+from scaledl.models.structure import Model, resize_change
+
+TAYLOR_BATCHES = 8
+ROOTS = (nn.Conv2d, nn.Linear)
+SELECT_FNS = {"uniform": select_uniform, "global": select_global}
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What `execute_` will remove from the module it was made for.
+
+    `chosen` holds Torch-Pruning groups: layers that lose the same channels together. `skipped` counts the groups
+    that stay whole.
+    """
+
+    chosen: tuple[Any, ...]
+    skipped: int
+
+    def execute_(self) -> None:
+        """Slice the tensors, in place."""
+        for group in self.chosen:
+            group.prune()
+
+
+def apply(model: Model, context: StageContext) -> Model:
+    """Prune a copy of `model` as the stage says, then fine-tune it with the source run's model as teacher.
+
+    Raises UsageError when nothing can be removed.
+    """
+    stage = context.stage
+    assert isinstance(stage, PruneConfig), stage.method
+    start = start_model(context.run, lambda: prune_model(model, stage, _batches(context), key=context.key))
+    return finetune(start, context, finetune_config(context, epochs_share=0.5, lr_share=0.5))
+
+
+def prune_model(model: Model, stage: PruneConfig, batches: Iterator[Batch], *, key: str = "prune") -> Model:
+    """A smaller copy of `model`, its change recorded in the structure. `batches` feed the "taylor" importance.
+
+    Channels of the classifier's outputs and of the input are never touched.
+    """
+    module = copy.deepcopy(model.module).eval().requires_grad_(True)
+    if stage.importance == "taylor":
+        accumulate_gradients_(module, batches)
+    plan = plan_pruning(module, model.structure.in_shape, stage)
+    if not plan.chosen:
+        raise UsageError(f"{key}: nothing can be removed: {_why_nothing(module, plan, stage)}")
+    before = sum(p.numel() for p in module.parameters())
+    plan.execute_()
+    module.zero_grad(set_to_none=True)
+    after = sum(p.numel() for p in module.parameters())
+    get_console().info(
+        f"pruned {len(plan.chosen)} of {len(plan.chosen) + plan.skipped} groups of layers: "
+        f"{before:,} -> {after:,} parameters" + (f"; {plan.skipped} stay whole" if plan.skipped else "")
+    )
+    return Model(module, model.structure.then(resize_change(model.structure, module)))
+
+
+def plan_pruning(module: nn.Module, in_shape: tuple[int, ...], stage: PruneConfig) -> PruningPlan:
+    """Group the layers, score their channels and choose which go. `module` is left as it is."""
+    example = torch.zeros(1, *in_shape)
+    graph = _dependency_graph(module, example)
+    found = list(graph.get_all_groups(ignored_layers=[classifier(module, example)], root_module_types=list(ROOTS)))
+    importance = IMPORTANCES[stage.importance]()
+    scored = [(group, score) for group in found if (score := _score(importance, group)) is not None]
+    indices = SELECT_FNS[stage.scope]([score for _, score in scored], stage.ratio, stage.round_to)
+    chosen = [
+        graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, _expand(group, removed))
+        for (group, _), removed in zip(scored, indices, strict=True)
+        if removed
+    ]
+    return PruningPlan(tuple(chosen), len(found) - len(chosen))
+
+
+def classifier(module: nn.Module, example: Tensor) -> nn.Module:
+    """The layer whose outputs are the model's: the last convolution or linear layer to run."""
+    last: list[nn.Module] = []
+    hooks = [
+        child.register_forward_hook(lambda layer, *_: last.append(layer))
+        for child in module.modules()
+        if isinstance(child, ROOTS)
+    ]
+    try:
+        with torch.no_grad():
+            module(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not last:
+        raise UsageError(f"{type(module).__name__} has no convolution or linear layer to prune")
+    return last[-1]
+
+
+def accumulate_gradients_(module: nn.Module, batches: Iterator[Batch]) -> None:
+    """Gradients of the cross entropy over some training batches, in eval mode, left in `.grad` for "taylor"."""
+    module.zero_grad()
+    for batch, _ in zip(batches, range(TAYLOR_BATCHES), strict=False):
+        F.cross_entropy(module(batch.x), batch.y).backward()
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+IMPORTANCES: dict[str, Callable[[], Callable[[Any], Tensor | None]]] = {
+    "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+    "taylor": lambda: tp.importance.GroupTaylorImportance(),  # Molchanov et al. 2019
+    "bn_scale": lambda: tp.importance.BNScaleImportance(),  # Liu et al. 2017
+}
+
+
+def _batches(context: StageContext) -> Iterator[Batch]:
+    seed = context.config.run.seed
+    return iter(context.data.train_loader(context.config.data.batch_size, AugmentConfig(), seed))
+
+
+def _dependency_graph(module: nn.Module, example: Tensor) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tp.DependencyGraph().build_dependency(module, example_inputs=example)
+
+
+def _score(importance: Callable[[Any], Tensor | None], group: Any) -> Tensor | None:
+    """Importance of each channel that can be chosen, [channels]; averaged over the groups of a grouped layer."""
+    score = importance(group)
+    if score is None:
+        return None
+    # scores are divided by their mean, which is 0 / 0 in a layer of zeros
+    return score.detach().nan_to_num(0.0).view(_channel_groups(group), -1).mean(0)
+
+
+def _channel_groups(group: Any) -> int:
+    """Into how many equal parts grouped convolutions and norms divide these channels."""
+    layers = [dep.target.module for dep, _ in group]
+    divided = [m.groups for m in layers if isinstance(m, nn.Conv2d) and 1 < m.groups < m.out_channels]
+    divided += [m.num_groups for m in layers if isinstance(m, nn.GroupNorm)]
+    return max(divided, default=1)
+
+
+def _expand(group: Any, indices: list[int]) -> list[int]:
+    parts = _channel_groups(group)
+    size = len(group[0].idxs) // parts
+    return [part * size + index for part in range(parts) for index in indices]
+
+
+def _why_nothing(module: nn.Module, plan: PruningPlan, stage: PruneConfig) -> str:
+    if stage.importance == "bn_scale" and not any(
+        isinstance(child, nn.modules.batchnorm._BatchNorm) for child in module.modules()
+    ):
+        return "importance 'bn_scale' needs BatchNorm layers and the model has none; choose magnitude or taylor"
+    if not plan.skipped:
+        return f"{type(module).__name__} has no layer besides the classifier"
+    return (
+        f"none of the {plan.skipped} groups of layers can lose channels at ratio={stage.ratio:g} and keep a multiple "
+        f"of round_to={stage.round_to}; lower round_to or raise ratio"
+    )

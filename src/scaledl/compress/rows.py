@@ -1,0 +1,104 @@
+"""The before/after table of a chain: its rows, as JSON and as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaledl.errors import UsageError
+from scaledl.run import atomic_json
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One model of a chain, measured on its exported file ("start (eager)": on the module in eager mode).
+
+    `accuracy` is on the test split (0..1), `macs` are for one sample, `latency_ms` maps batch sizes to medians of
+    measurements interleaved with the start's; `noisy` when these scatter too much to be quoted. `file` is relative to
+    the chain's run.
+    """
+
+    name: str
+    accuracy: float
+    params: int
+    macs: int
+    size_bytes: int
+    latency_ms: dict[int, float] = field(default_factory=dict)
+    noisy: bool = False
+    file: str = ""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StageRow:
+        """Read what `dataclasses.asdict` and JSON made of a row."""
+        latency = {int(size): float(ms) for size, ms in value["latency_ms"].items()}
+        return cls(**{**value, "latency_ms": latency})
+
+    def metrics(self) -> dict[str, float]:
+        """Flat figures for a manifest."""
+        figures = {
+            "test_accuracy": self.accuracy,
+            "params": float(self.params),
+            "macs": float(self.macs),
+            "size_bytes": float(self.size_bytes),
+        }
+        return figures | {f"latency_ms_batch_{size}": ms for size, ms in self.latency_ms.items()}
+
+
+def write_rows(path: Path, rows: Sequence[StageRow]) -> None:
+    """Write a table of rows, atomically."""
+    atomic_json(path, {"schema_version": SCHEMA_VERSION, "rows": [dataclasses.asdict(row) for row in rows]})
+
+
+def read_rows(path: Path) -> list[StageRow]:
+    """The rows that `write_rows` wrote; a UsageError names a file that is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [StageRow.from_json(row) for row in content["rows"]]
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; the chain has not been finished") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: not a table of stages: {error!r}; run the same compress command again") from None
+
+
+def format_rows(rows: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells; behind each figure how many times smaller than the first row's it is, or points of accuracy.
+
+    >>> start = StageRow("start", 0.98, 1000, 2000, 4000, {1: 5.0})
+    >>> small = StageRow("stage 1 prune", 0.975, 250, 500, 1000, {1: 0.5}, noisy=True)
+    >>> for row in format_rows([start, small])[1]:
+    ...     print(" | ".join(row))
+    start | 98.00 % | 1,000 | 2,000 | 4.0 kB | 5.000
+    stage 1 prune | 97.50 % (-0.50) | 250 (4.0x) | 500 (4.0x) | 1.0 kB (4.0x) | ~0.500 (10.0x)
+    """
+    sizes = sorted({size for row in rows for size in row.latency_ms})
+    columns = ["stage", "test accuracy", "parameters", "MACs", "file size", *(f"ms@{size}" for size in sizes)]
+    return columns, [_cells(row, rows[0], sizes) for row in rows]
+
+
+def _cells(row: StageRow, start: StageRow, sizes: Sequence[int]) -> list[str]:
+    points = "" if row is start else f" ({100 * (row.accuracy - start.accuracy):+.2f})"
+    return [
+        row.name,
+        f"{row.accuracy:.2%}".replace("%", " %") + points,
+        f"{row.params:,}" + _ratio(start.params, row.params, same=row is start),
+        f"{row.macs:,}" + _ratio(start.macs, row.macs, same=row is start),
+        f"{row.size_bytes / 1000:,.1f} kB" + _ratio(start.size_bytes, row.size_bytes, same=row is start),
+        *(_latency(row, start, size) for size in sizes),
+    ]
+
+
+def _latency(row: StageRow, start: StageRow, size: int) -> str:
+    now, before = row.latency_ms.get(size), start.latency_ms.get(size)
+    if now is None:
+        return "-"
+    return ("~" if row.noisy else "") + f"{now:.3f}" + _ratio(before, now, same=row is start)
+
+
+def _ratio(before: float | None, now: float, *, same: bool) -> str:
+    return "" if same or not before or not now else f" ({before / now:.1f}x)"

@@ -1,0 +1,43 @@
+"""Multilayer perceptron on flattened inputs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scaledl.config.schema import MLPConfig
+
+
+class MLP(nn.Module):
+    """Flatten -> (Linear -> ReLU) for every hidden layer -> Linear."""
+
+    def __init__(self, in_features: int, hidden: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        widths = [in_features, *hidden]
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        self.hidden = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], num_classes)
+        self._init_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> logits [B, num_classes]."""
+        logits: Tensor = self.head(self.hidden(torch.flatten(x, 1)))
+        return logits
+
+    def _init_weights(self) -> None:
+        """He et al. 2015 before a ReLU; the head keeps PyTorch's default."""
+        for layer in self.hidden:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+
+def build_mlp(config: MLPConfig, in_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """An MLP for inputs [B, *in_shape]; an empty `hidden` is plain softmax regression."""
+    return MLP(math.prod(in_shape), config.hidden, num_classes)

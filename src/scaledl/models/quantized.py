@@ -1,0 +1,177 @@
+"""The one adapter around torch.ao.quantization's FX mode: prepare, freeze, convert.
+
+A quantized model is held and saved in its *prepared* form: BatchNorm folded into the convolutions, weights
+(per channel, symmetric) and activations fake-quantized in float32, so that its outputs foretell the int8 file's.
+Post-training and quantization-aware quantization differ only in how the ranges are found. The int8 module that
+`convert` makes exists for export alone.
+
+torch.ao.quantization is deprecated but still the only engine whose int8 TorchScript loads in a clean process; its
+warnings are silenced here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.ao.nn.intrinsic.qat as nniqat
+from torch import nn
+from torch.ao import quantization as tq
+from torch.ao.quantization import quantize_fx
+
+from scaledl.errors import ScaledlError, UsageError
+from scaledl.models.structure import Model, Structure
+
+Mode = Literal["qat", "ptq"]
+
+
+def prepare_qat(model: Model, engine: str) -> Model:
+    """A fake-quantized copy of `model` to be trained in float32; ranges follow moving averages."""
+    return _prepare(model, "qat", engine)
+
+
+def prepare_ptq(model: Model, engine: str) -> Model:
+    """A copy of `model` to be calibrated (`calibrating`); activation ranges come from histograms."""
+    return _prepare(model, "ptq", engine)
+
+
+def is_quantized(structure: Structure) -> bool:
+    """Whether int8 quantization is part of the structure; nothing structural may follow it."""
+    return any(change["op"] == "quantize" for change in structure.history)
+
+
+def without_quantization(structure: Structure) -> Structure:
+    """The float structure that was quantized."""
+    history = tuple(change for change in structure.history if change["op"] != "quantize")
+    return Structure(structure.family, structure.config, structure.in_shape, structure.num_classes, history)
+
+
+def engine_of(structure: Structure) -> str | None:
+    """Kernels that the model was quantized for: "x86", "onednn", or None for a float model."""
+    return next((change["engine"] for change in structure.history if change["op"] == "quantize"), None)
+
+
+def check_engine(engine: str) -> None:
+    """Raise UsageError when this torch has no such int8 kernels."""
+    usable = _REDUCE_RANGE.keys() & set(torch.backends.quantized.supported_engines)
+    if engine not in usable:
+        raise UsageError(f"export.engine: got {engine!r}; allowed here: {', '.join(sorted(usable)) or 'none'}")
+
+
+def replay_quantize(module: nn.Module, change: Mapping[str, Any], before: Structure) -> nn.Module:
+    """Prepare a fresh `module` of the structure `before` the way that `change` records."""
+    return _prepare_module(module, change["mode"], change["engine"], before.in_shape)
+
+
+def convert(model: Model) -> nn.Module:
+    """The true int8 module of a prepared model, on the CPU, in eval mode. `model` is left as it is.
+
+    Raises ScaledlError when a range was never observed, since its int8 outputs would be meaningless.
+    """
+    engine = engine_of(model.structure)
+    if engine is None:
+        raise ScaledlError("a float model cannot be converted to int8; run the stage 'qat' or 'ptq' first")
+    prepared = copy.deepcopy(model.module).cpu().eval()
+    unseen = [name for name, module in prepared.named_modules() if _is_unseen(module)]
+    if unseen:
+        raise ScaledlError(
+            f"{len(unseen)} quantization ranges were never observed ({unseen[0]}); "
+            "train or calibrate the model before it is converted"
+        )
+    with _engine(engine), _quietly():
+        return quantize_fx.convert_fx(prepared).eval()
+
+
+def freeze_observers_(module: nn.Module) -> None:
+    """Keep the ranges as they are from now on; part of the state dict. `eval()` alone does not do it."""
+    module.apply(tq.disable_observer)
+
+
+def observe_(module: nn.Module) -> None:
+    """Let the ranges follow the data again."""
+    module.apply(tq.enable_observer)
+
+
+def freeze_batchnorm_(module: nn.Module) -> None:
+    """Keep running statistics from now on, folded BatchNorm included; an attribute, to be set again after loading."""
+    module.apply(nniqat.freeze_bn_stats)
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+
+
+@contextmanager
+def calibrating(module: nn.Module) -> Iterator[None]:
+    """Within, forward passes in eval mode collect ranges and compute in float; afterwards ranges are frozen."""
+    module.eval()
+    module.apply(tq.disable_fake_quant)
+    observe_(module)
+    try:
+        with _quietly():
+            yield
+    finally:
+        module.apply(tq.enable_fake_quant)
+        freeze_observers_(module)
+
+
+def _prepare(model: Model, mode: Mode, engine: str) -> Model:
+    if is_quantized(model.structure):
+        raise UsageError("the model is quantized already; quantize the float model that it came from")
+    change = {"op": "quantize", "mode": mode, "engine": engine}
+    module = _prepare_module(copy.deepcopy(model.module), mode, engine, model.structure.in_shape)
+    return Model(module, model.structure.then(change))
+
+
+def _prepare_module(module: nn.Module, mode: str, engine: str, in_shape: tuple[int, ...]) -> nn.Module:
+    mapping = _qconfig_mapping(mode, engine)
+    example = (torch.zeros(1, *in_shape),)
+    try:
+        with _engine(engine), _quietly():
+            return quantize_fx.prepare_qat_fx(module.train(), mapping, example)
+    except (torch.fx.proxy.TraceError, NotImplementedError, TypeError) as error:
+        raise UsageError(
+            f"{type(module).__name__} cannot be quantized, because its forward cannot be traced: {error}. "
+            "Avoid control flow that depends on tensor values."
+        ) from None
+
+
+def _qconfig_mapping(mode: str, engine: str) -> tq.QConfigMapping:
+    check_engine(engine)
+    mapping = tq.get_default_qat_qconfig_mapping(engine)
+    if mode == "qat":
+        return mapping
+    if mode != "ptq":
+        raise UsageError(f"unknown mode of quantization {mode!r}; known: qat, ptq")
+    activation = tq.FakeQuantize.with_args(
+        observer=tq.HistogramObserver, quant_min=0, quant_max=255, reduce_range=_REDUCE_RANGE[engine]
+    )
+    return mapping.set_global(tq.QConfig(activation=activation, weight=mapping.global_qconfig.weight))
+
+
+_REDUCE_RANGE: dict[str, bool] = {"x86": True, "onednn": False}  # x86: 0..127, else int16 sums saturate without VNNI
+
+
+def _is_unseen(module: nn.Module) -> bool:
+    minimum = getattr(getattr(module, "activation_post_process", None), "min_val", None)
+    return isinstance(minimum, torch.Tensor) and (minimum.numel() == 0 or not bool(minimum.isfinite().all()))
+
+
+@contextmanager
+def _engine(name: str) -> Iterator[None]:
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = name
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,68 @@
+"""What `metrics.jsonl` says about a run, as curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from scaledl.report.charts import Point, line_chart
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Points (optimizer step, value), by step."""
+
+    train_loss: list[Point]
+    val_loss: list[Point]
+    val_accuracy: list[Point]
+
+    def charts(self) -> list[Markup]:
+        charts = []
+        losses = {"training": self.train_loss, "validation": self.val_loss}
+        if any(losses.values()):
+            charts.append(line_chart(losses, title="Loss by step", x_label="step", y_label="loss"))
+        if self.val_accuracy:
+            accuracy = {"validation": [(step, 100 * value) for step, value in self.val_accuracy]}
+            title = "Validation accuracy by step"
+            charts.append(line_chart(accuracy, title=title, x_label="step", y_label="validation accuracy, %"))
+        return charts
+
+
+def read_curves(path: Path) -> Curves:
+    """Read a metrics file; no file gives no points, and lines that are not whole are skipped.
+
+    Where a resumed attempt recorded a step again, the later line counts.
+    """
+    records = list(_records(path))
+    return Curves(
+        train_loss=_series(records, "train", "loss"),
+        val_loss=_series(records, "val", "val_loss"),
+        val_accuracy=_series(records, "val", "val_accuracy"),
+    )
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:  # a killed run leaves half a line
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def _series(records: list[dict[str, Any]], kind: str, key: str) -> list[Point]:
+    values: dict[float, float] = {}
+    for record in records:
+        step, value = record.get("step"), record.get(key)
+        if record.get("kind") == kind and isinstance(step, (int, float)) and isinstance(value, (int, float)):
+            values[step] = value
+    return sorted(values.items())

@@ -1,0 +1,179 @@
+"""One run as one HTML file that needs no network: no script, no link, every text escaped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from scaledl.config.load import dump_yaml
+from scaledl.report import units
+from scaledl.report.curves import read_curves
+from scaledl.report.tables import Confusion, StageTable, confusion_table, stage_table
+from scaledl.run import Manifest, Parent, Run, atomic_write, lineage
+
+Pairs = list[tuple[str, str]]
+
+
+def write_report(run: Run, root: Path) -> Path:
+    """Write `report.html` into the run's folder, from whatever the run has recorded so far.
+
+    `root` is the folder of all runs, in which relatives are looked up. Raises UsageError when the run's
+    manifest or config cannot be read, and ScaledlError when the file cannot be written.
+    """
+    path = run.path / "report.html"
+    atomic_write(path, render(run, root))
+    return path
+
+
+def render(run: Run, root: Path) -> str:
+    """The page as text."""
+    manifest = run.manifest
+    missing: list[str] = []
+    table = _read_json(run.path / "table.json", missing)
+    evaluation = _read_json(run.path / "evaluation.json", missing)
+    return _template().render(
+        title=f"{manifest.name}/{manifest.id}",
+        kind=manifest.kind,
+        state=run.state,
+        error=manifest.error,
+        notices=[f"{name} is damaged and was left out." for name in missing],
+        metrics=_metrics(manifest),
+        facts=_facts(manifest),
+        table=_table(table),
+        charts=read_curves(run.metrics_file).charts(),
+        confusion=_confusion(evaluation),
+        evaluation=_evaluation_facts(evaluation),
+        stages=_stages(run),
+        relatives=_relatives(run, root),
+        config=dump_yaml(run.config),
+        files=sorted(manifest.files.items()),
+    )
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(files("scaledl.report").joinpath("template.html").read_text(encoding="utf-8"))
+
+
+def _read_json(path: Path, damaged: list[str]) -> dict[str, Any]:
+    """An absent file is an empty one; the name of a file that is not a JSON object goes to `damaged`."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        return value
+    damaged.append(path.name)
+    return {}
+
+
+def _metrics(manifest: Manifest) -> Pairs:
+    return [
+        (name.removesuffix("_bytes").replace("_", " "), units.metric(name, value))
+        for name, value in sorted(manifest.metrics.items())
+    ]
+
+
+def _facts(manifest: Manifest) -> Pairs:
+    facts = [
+        ("Started", units.moment(manifest.created)),
+        ("Last change", units.moment(manifest.updated)),
+        ("Wall time", units.seconds(manifest.wall_seconds)),
+        ("Attempts", str(manifest.attempts)),
+        ("Processes", str(manifest.world_size)),
+        ("Seed", str(manifest.seed)),
+        ("Data", manifest.data_fingerprint or units.MISSING),
+        ("Git revision", manifest.git_revision or units.MISSING),
+        ("Host", str(manifest.host or units.MISSING)),
+    ]
+    facts += [_hardware(name, value) for name, value in manifest.hardware.items()]
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    return [*facts, ("Versions", versions or units.MISSING)]
+
+
+def _hardware(name: str, value: Any) -> tuple[str, str]:
+    label = {"cpus": "CPUs", "gpus": "GPUs"}.get(name, name.removesuffix("_bytes").replace("_", " ").capitalize())
+    if name.endswith("_bytes"):
+        return label, units.size(value)
+    if isinstance(value, (list, tuple)):
+        return label, ", ".join(map(str, value)) or "none"
+    return label, str(value)
+
+
+def _table(content: dict[str, Any]) -> StageTable | None:
+    rows = content.get("rows")
+    return stage_table(rows) if rows else None
+
+
+def _confusion(evaluation: dict[str, Any]) -> Confusion | None:
+    matrix = evaluation.get("confusion")
+    return confusion_table(matrix, [str(label) for label in evaluation.get("labels", [])]) if matrix else None
+
+
+def _evaluation_facts(evaluation: dict[str, Any]) -> str:
+    if not evaluation:
+        return ""
+    accuracy, loss, number = (evaluation.get(key) for key in ("accuracy", "loss", "count"))
+    parts = [f"accuracy {units.percent(accuracy)}" if accuracy is not None else ""]
+    parts += [f"loss {loss:.4g}" if loss is not None else "", f"{number} samples" if number is not None else ""]
+    return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class StageView:
+    name: str
+    state: str
+    error: str | None
+    wall: str
+    metrics: Pairs
+    charts: list[Markup]
+    settings: str
+
+
+def _stages(run: Run) -> list[StageView]:
+    folders = sorted(run.stages.iterdir()) if run.stages.is_dir() else []
+    return [_stage(Run.open(folder)) for folder in folders if (folder / "manifest.json").is_file()]
+
+
+def _stage(stage: Run) -> StageView:
+    manifest = stage.manifest
+    return StageView(
+        name=stage.path.name,
+        state=stage.state,
+        error=manifest.error,
+        wall=units.seconds(manifest.wall_seconds),
+        metrics=_metrics(manifest),
+        charts=read_curves(stage.metrics_file).charts(),
+        settings=dump_yaml(stage.config),
+    )
+
+
+@dataclass(frozen=True)
+class Relative:
+    depth: int
+    name: str
+    detail: str
+    current: bool
+
+
+def _relatives(run: Run, root: Path) -> list[Relative]:
+    family = lineage(run, root)
+    top = min((depth for depth, _ in family), default=0)
+    return [_relative(depth - top, member, run) for depth, member in family]
+
+
+def _relative(depth: int, member: Run | Parent, run: Run) -> Relative:
+    name = f"{member.name}/{member.id}"
+    if isinstance(member, Parent):
+        return Relative(depth, name, f"not in this folder any more, sha256 {member.sha256[:12]}", False)
+    manifest = member.manifest
+    detail = f"{manifest.kind}, {member.state}, {units.moment(manifest.created)}"
+    return Relative(depth, name, detail, member.path.resolve() == run.path.resolve())

@@ -1,0 +1,82 @@
+"""The one adapter around torch.jit.
+
+From 2.9 on, torch warns at every use of TorchScript, with no date for its end. Those warnings are silenced here, around
+each call, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import fx, nn
+
+from scaledl.errors import UsageError
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is (deprecated|not supported)")
+        warnings.filterwarnings("ignore", message="The TorchScript type system doesn't")  # torch's own int8 modules
+        yield
+
+
+def script_and_freeze(module: nn.Module) -> torch.jit.ScriptModule:
+    """Compile `module` (in eval mode), turn its weights into constants and fold BatchNorm into the convolutions.
+
+    A traced module loses its type annotations.
+
+    Raises:
+        RuntimeError, OSError: what torch raises for code that TorchScript cannot express, or whose source is missing.
+    """
+    if isinstance(module, fx.GraphModule):
+        _drop_annotations_(module)
+    with _quiet():
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(torch.jit.script(module))
+    return frozen
+
+
+def save_bytes(module: torch.jit.ScriptModule, extra_files: Mapping[str, bytes]) -> bytes:
+    """The TorchScript archive of `module`, as the bytes of a file."""
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.jit.save(module, buffer, _extra_files=dict(extra_files))
+    return buffer.getvalue()
+
+
+def load_bytes(data: bytes) -> torch.jit.ScriptModule:
+    """The module in a TorchScript archive, on the CPU. This can run code: check where `data` comes from first."""
+    with _quiet():
+        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(data), map_location="cpu")
+    return module
+
+
+def _drop_annotations_(module: fx.GraphModule) -> None:
+    """A traced forward whose annotations were strings (PEP 563) keeps them under names that do not resolve."""
+    for node in module.graph.nodes:
+        node.type = None
+    module.recompile()
+
+
+@contextmanager
+def quantized_engine(engine: str | None) -> Iterator[None]:
+    """Pack int8 weights for `engine` inside the block; None leaves the engine as it is.
+
+    The engine is not stored in a TorchScript file: the weights are packed again, for the engine then set, at each load.
+    """
+    if engine is None:
+        yield
+        return
+    supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    if engine not in supported:
+        raise UsageError(f"int8 engine {engine!r} is not available on this machine, which has: {', '.join(supported)}")
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = engine
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before

@@ -1,0 +1,109 @@
+"""Use an exported TorchScript file: `load(path).predict(images)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaledl.errors import UsageError
+from scaledl.runtime import jit
+from scaledl.runtime.artifact import ArtifactSpec, InputSpec, read_spec, read_trusted
+
+
+class Predictor:
+    """A loaded artifact.
+
+    An int8 convolution keeps the kernel of the first batch size (and thread count) that it sees, and takes a slow path
+    for every other: at batch size 1 that made small models 2.4 times slower. So each of `batch_sizes` gets a copy of
+    its own, and all other sizes share one. Nothing is run at load: the first call at a size is what counts.
+    """
+
+    def __init__(self, data: bytes, spec: ArtifactSpec, batch_sizes: Sequence[int] = ()) -> None:
+        self._spec = spec
+        self._shared = _load_module(data, spec)
+        sizes = batch_sizes if spec.engine else ()
+        self._by_size = {size: _load_module(data, spec) for size in sizes}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self._spec.labels
+
+    @property
+    def spec(self) -> InputSpec:
+        """Input shape and preprocessing."""
+        return self._spec.input
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """All that the file says about itself: source run, versions, time of export."""
+        return self._spec.manifest
+
+    @property
+    def engine(self) -> str | None:
+        """Engine of the int8 kernels, None for a float32 file."""
+        return self._spec.engine
+
+    def predict(self, images: Any) -> Tensor:
+        """Logits, float32 [N, K].
+
+        Args:
+            images: uint8 [N, H, W, C], raw pixels, which are normalised as in training; or float [N, C, H, W],
+                already normalised. A tensor or anything that `torch.as_tensor` takes.
+
+        Raises:
+            UsageError: another shape or dtype, no images, or values that are not finite.
+        """
+        return self.forward(self._checked_input(torch.as_tensor(images)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of normalised inputs, unchecked: float32 [N, C, H, W] -> [N, K]."""
+        with torch.inference_mode():
+            logits: Tensor = self._by_size.get(len(x), self._shared)(x)
+        return logits
+
+    def _checked_input(self, images: Tensor) -> Tensor:
+        channels, height, width = self.spec.shape
+        is_pixels = images.dtype == torch.uint8
+        wanted = (height, width, channels) if is_pixels else (channels, height, width)
+        if not (is_pixels or images.is_floating_point()) or images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+            raise UsageError(
+                f"images: got {images.dtype} {list(images.shape)}; wanted uint8 [N, {height}, {width}, {channels}] "
+                f"(pixels) or float [N, {channels}, {height}, {width}] (normalised)"
+            )
+        if len(images) == 0:
+            raise UsageError("images: got none; at least one is needed")
+        if is_pixels:
+            return self.spec.normalize(images)
+        if not bool(images.isfinite().all()):
+            raise UsageError("images: some values are NaN or infinite")
+        return images.to(torch.float32)
+
+
+def load(path: str | Path, *, trust: bool = False, batch_sizes: Sequence[int] = (1,)) -> Predictor:
+    """Load an artifact whose hash is known: recorded beside it or in its run's manifest.
+
+    Args:
+        path: the exported file.
+        trust: also load a file of which no hash is known. It is code from elsewhere, and it runs.
+        batch_sizes: the sizes that will be used most; int8 files are quickest at these.
+
+    Raises:
+        UsageError: missing, damaged, changed, of unknown origin, or made for an int8 engine that this machine lacks.
+    """
+    path = Path(path)
+    data = read_trusted(path, trust=trust)
+    return Predictor(data, read_spec(data, path), batch_sizes)
+
+
+def _load_module(data: bytes, spec: ArtifactSpec) -> torch.jit.ScriptModule:
+    with jit.quantized_engine(spec.engine):
+        try:
+            return jit.load_bytes(data)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"the file's TorchScript cannot be loaded: {reason}") from error

@@ -1,0 +1,27 @@
+"""Classification: cross-entropy with label smoothing, accuracy."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scaledl.config.schema import TaskConfig
+from scaledl.data import Batch
+from scaledl.tasks.base import Task
+
+
+class ClassificationTask(Task):
+    """Logits [B, K] against labels int64 [B]; smoothing (Szegedy et al. 2016) in training only."""
+
+    def __init__(self, model: nn.Module, config: TaskConfig) -> None:
+        super().__init__(model)
+        self.label_smoothing = config.label_smoothing
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.model(batch.x)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return {"loss": F.cross_entropy(logits, batch.y, label_smoothing=smoothing), "output": logits}
+
+    def metrics(self, result: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        correct = result["output"].argmax(dim=1) == batch.y
+        return {"loss": result["loss"].detach().float() * len(batch.y), "accuracy": correct.sum()}

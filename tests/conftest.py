@@ -1,0 +1,142 @@
+"""What every test is held to: it leaves behind no variable, thread, process or process group. And real small disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Set once by libraries at import or first use, and harmless.
+ALLOWED_VARIABLES = {
+    "PYTEST_CURRENT_TEST",
+    "CUDA_MODULE_LOADING",
+    "CRC32C_SW_MODE",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "TF_CPP_MIN_LOG_LEVEL",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+}
+ALLOWED_THREADS = ("MainThread", "tqdm", "TMonitor", "OMP", "torch", "pytorch", "inductor", "pytest_timeout")
+ALLOWED_CHILDREN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")
+GRACE_SECONDS = 3.0
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_variables() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    leaked = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} - ALLOWED_VARIABLES
+    for name in leaked:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+    if leaked:
+        pytest.fail(f"the test changed environment variables: {sorted(leaked)}")
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_threads() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    leaked = [thread for thread in threading.enumerate() if thread not in before and not _is_allowed(thread)]
+    deadline = time.monotonic() + GRACE_SECONDS
+    for thread in leaked:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    names = [thread.name for thread in leaked if thread.is_alive()]
+    if names:
+        pytest.fail(f"the test left threads running: {names}")
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_processes() -> Iterator[None]:
+    before = _children()
+    yield
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (leaked := _children().items() - before.items()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for (pid, _), _command in leaked:
+        os.kill(pid, signal.SIGKILL)
+    if leaked:
+        pytest.fail(f"the test left child processes running: {sorted(command for _, command in leaked)}")
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_process_group() -> Iterator[None]:
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        pytest.fail("the test left torch's process group initialised")
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`tmpfs("4m")` mounts a filesystem of that size below tmp_path; it is unmounted after the test."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        target = tmp_path / f"tmpfs{len(mounted)}"
+        target.mkdir()
+        _mount(["-t", "tmpfs", "-o", f"size={size}", "scaledl-test", str(target)])
+        mounted.append(target)
+        return target
+
+    yield mount
+    for target in mounted:
+        subprocess.run(["umount", "--lazy", str(target)], check=True)
+
+
+@pytest.fixture
+def remount() -> Callable[[Path, str], None]:
+    """`remount(path, "ro")` for what `tmpfs` mounted: root is not stopped by chmod."""
+    return lambda path, options: _mount(["-o", f"remount,{options}", str(path)])
+
+
+def _mount(arguments: list[str]) -> None:
+    if os.geteuid() != 0:
+        _cannot("mounting a small filesystem needs root")
+    try:
+        done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        _cannot("there is no mount command")
+    if done.returncode != 0:
+        _cannot(f"mount failed: {done.stderr.strip()}")
+
+
+def _cannot(reason: str) -> None:
+    """Skip with the reason; where everything is required, fail."""
+    if os.environ.get("SCALEDL_REQUIRE_ALL") == "1":
+        pytest.fail(f"SCALEDL_REQUIRE_ALL=1, but {reason}")
+    pytest.skip(reason)
+
+
+def _is_allowed(thread: threading.Thread) -> bool:
+    return thread.name.startswith(ALLOWED_THREADS) or type(thread).__name__.startswith(ALLOWED_THREADS)
+
+
+def _children() -> dict[tuple[int, int], str]:
+    """(pid, start time) -> command line of this process's living children; none where there is no /proc."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) != os.getpid() or fields[0] in "ZX":
+                continue
+            command = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (OSError, IndexError):
+            continue
+        if not any(allowed in command for allowed in ALLOWED_CHILDREN):
+            found[int(status.parent.name), int(fields[19])] = command
+    return found

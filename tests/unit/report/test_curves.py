@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scaledl.report.curves import Curves, read_curves
+
+pytestmark = pytest.mark.unit
+
+
+def write(path: Path, *records: object, tail: str = "") -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail)
+    return path
+
+
+def train(step: int, loss: object) -> dict[str, object]:
+    return {"kind": "train", "step": step, "epoch": 0, "loss": loss, "lr": 1e-3}
+
+
+def val(step: int, accuracy: float) -> dict[str, object]:
+    return {"kind": "val", "step": step, "epoch": 0, "val_loss": 1 - accuracy, "val_accuracy": accuracy}
+
+
+def test_curves_of_a_whole_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", train(50, 2.0), val(60, 0.5), train(100, 1.0), val(120, 0.75))
+    assert read_curves(path) == Curves(
+        train_loss=[(50, 2.0), (100, 1.0)], val_loss=[(60, 0.5), (120, 0.25)], val_accuracy=[(60, 0.5), (120, 0.75)]
+    )
+
+
+def test_no_file_has_no_curves_and_no_charts(tmp_path: Path) -> None:
+    curves = read_curves(tmp_path / "none.jsonl")
+    assert curves == Curves([], [], [])
+    assert curves.charts() == []
+
+
+@pytest.mark.parametrize("tail", ['{"kind": "train", "step": 150, "lo', "\n", "\x00\x00", "[1, 2]\n", '"text"\n'])
+def test_a_cut_or_foreign_last_line_costs_nothing_else(tmp_path: Path, tail: str) -> None:
+    path = write(tmp_path / "m.jsonl", train(50, 2.0), val(60, 0.5), tail=tail)
+    curves = read_curves(path)
+    assert curves.train_loss == [(50, 2.0)]
+    assert curves.val_accuracy == [(60, 0.5)]
+
+
+def test_bytes_that_are_no_text_are_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", train(50, 2.0))
+    path.write_bytes(path.read_bytes() + b'{"kind": "train", "step": 60, "loss": \xff\xfe\n')
+    assert read_curves(path).train_loss == [(50, 2.0)]
+
+
+def test_a_step_recorded_again_after_a_resume_counts_once_and_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", train(50, 2.0), train(100, 9.0), train(150, 8.0), train(100, 1.0))
+    assert read_curves(path).train_loss == [(50, 2.0), (100, 1.0), (150, 8.0)]
+
+
+def test_records_without_a_number_are_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", train(50, None), train(60, "high"), {"kind": "train", "loss": 1.0}, train(70, 1))
+    assert read_curves(path).train_loss == [(70, 1)]
+
+
+def test_charts_say_what_they_show(tmp_path: Path) -> None:
+    losses, accuracy = read_curves(write(tmp_path / "m.jsonl", train(50, 2.0), val(60, 0.5))).charts()
+    assert "training" in losses
+    assert "validation" in losses
+    assert "validation accuracy, %" in accuracy

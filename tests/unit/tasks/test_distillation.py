@@ -1,0 +1,51 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scaledl.config.schema import TaskConfig
+from scaledl.data import Batch
+from scaledl.tasks.classification import ClassificationTask
+from scaledl.tasks.distillation import SoftTargets, soft_targets_loss
+
+pytestmark = pytest.mark.unit
+
+
+def random_batch(n=8):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 1, 2, 3, generator=generator)
+    return Batch(x, torch.randint(0, 4, (n,), generator=generator), torch.arange(n))
+
+
+def linear(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 4))
+
+
+def test_soft_targets_loss_is_the_kl_divergence_of_the_paper():
+    student, teacher = torch.randn(5, 4), torch.randn(5, 4)
+    p, q = F.softmax(student / 3, 1), F.softmax(teacher / 3, 1)
+    expected = (q * (q / p).log()).sum(1).mean() * 9
+    torch.testing.assert_close(soft_targets_loss(student, teacher, 3.0), expected)
+    assert soft_targets_loss(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_weight_mixes_own_and_soft_loss():
+    batch, teacher = random_batch(), linear(1)
+    task = ClassificationTask(linear(0), TaskConfig())
+    result = task.step(batch)
+    soft = soft_targets_loss(result["output"], teacher(batch.x), 2.0)
+    mixed = SoftTargets(teacher, 0.25, 2.0)(batch, result)
+    torch.testing.assert_close(mixed, 0.75 * result["loss"] + 0.25 * soft)
+
+
+def test_the_teacher_is_frozen_and_outside_the_task():
+    batch, teacher = random_batch(), linear(1)
+    task = ClassificationTask(linear(0), TaskConfig())
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    task.auxiliary = SoftTargets(teacher.train(), 0.5, 2.0)
+    task.auxiliary(batch, task.step(batch)).backward()
+    assert not teacher.training
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert task.state_dict().keys() == before.keys()
+    assert all(p.grad is not None for p in task.model.parameters())

@@ -1,0 +1,180 @@
+"""The shell scripts and the Makefile, run with stand-ins for srun, scaledl and pip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ["slurm/train.sh", "launch/local.sh", ".ci/run"]
+TRAIN_SCRIPTS = ["slurm/train.sh", "launch/local.sh"]
+SHOW = '#!/bin/sh\necho "{name}"\nfor argument in "$@"; do echo "<$argument>"; done\n'
+# srun prints its own line, then becomes the command, as the real one does.
+SRUN = '#!/bin/sh\necho "srun $PWD cpus=$SRUN_CPUS_PER_TASK"\nexec "$@"\n'
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def make_venv(path: Path, name: str) -> None:
+    executable(path / "bin/scaledl", SHOW.format(name=name))
+    executable(path / "bin/activate", f'PATH="{path}/bin:$PATH"\n')
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project folder with a space in its name, with both scripts and an environment."""
+    folder = tmp_path / "my project"
+    for script in TRAIN_SCRIPTS:
+        (folder / script).parent.mkdir(parents=True)
+        shutil.copy(ROOT / script, folder / script)
+    make_venv(folder / ".venv", "project venv")
+    executable(tmp_path / "bin/srun", SRUN)
+    return folder
+
+
+def run(script: Path, *arguments: str, path: Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": f"{path}:/usr/bin:/bin", "HOME": str(cwd)} | env
+    return subprocess.run(["bash", str(script), *arguments], env=env, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_parses_and_is_executable(script: str) -> None:
+    result = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert os.access(ROOT / script, os.X_OK)
+
+
+@pytest.mark.parametrize("script", TRAIN_SCRIPTS)
+def test_no_argument_prints_usage_and_exits_2(script: str, project: Path, tmp_path: Path) -> None:
+    result = run(project / script, path=tmp_path / "bin", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("usage: ")
+    assert script in result.stderr
+
+
+def test_slurm_script_copied_away_finds_the_project_it_was_submitted_from(project: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "spool/slurm_script"
+    spool.parent.mkdir()
+    shutil.copy(project / "slurm/train.sh", spool)
+    result = run(
+        spool,
+        "configs/a b.yaml",
+        "run.name=x y",
+        path=tmp_path / "bin",
+        cwd=tmp_path,
+        SLURM_SUBMIT_DIR=str(project),
+        SLURM_CPUS_PER_TASK="3",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        f"srun {project} cpus=3",
+        "project venv",
+        "<train>",
+        "<configs/a b.yaml>",
+        "<run.name=x y>",
+    ]
+
+
+def test_local_script_keeps_the_working_directory_and_the_arguments(project: Path, tmp_path: Path) -> None:
+    result = run(project / "launch/local.sh", "c.yaml", "a=b c", path=tmp_path / "bin", cwd=tmp_path)
+    assert result.stdout.splitlines() == ["project venv", "<train>", "<c.yaml>", "<a=b c>"]
+
+
+@pytest.mark.parametrize("script", TRAIN_SCRIPTS)
+def test_scaledl_venv_wins_over_the_project_environment(script: str, project: Path, tmp_path: Path) -> None:
+    make_venv(tmp_path / "other", "other venv")
+    result = run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path, SCALEDL_VENV=str(tmp_path / "other"))
+    assert "other venv" in result.stdout
+    assert "project venv" not in result.stdout
+
+
+@pytest.mark.parametrize("script", TRAIN_SCRIPTS)
+def test_wrong_scaledl_venv_is_named_and_nothing_starts(script: str, project: Path, tmp_path: Path) -> None:
+    result = run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path, SCALEDL_VENV="/no/such")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "/no/such" in result.stderr
+
+
+@pytest.mark.parametrize("script", TRAIN_SCRIPTS)
+def test_scaledl_on_the_path_serves_when_there_is_no_environment(script: str, project: Path, tmp_path: Path) -> None:
+    shutil.rmtree(project / ".venv")
+    without = run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path)
+    assert without.returncode == 2
+    assert "SCALEDL_VENV" in without.stderr
+    executable(tmp_path / "bin/scaledl", SHOW.format(name="on the path"))
+    assert "on the path" in run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("script", TRAIN_SCRIPTS)
+def test_exit_code_of_the_run_comes_through(script: str, project: Path, tmp_path: Path) -> None:
+    executable(project / ".venv/bin/scaledl", "#!/bin/sh\nexit 75\n")
+    assert run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path).returncode == 75
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment whose Python only notes what it is asked to do, in `log` beside it."""
+    log = tmp_path / "log"
+    note = f'#!/bin/sh\necho "$(basename $0) $*" >> "{log}"\n'
+    for name in ["pip", "python", "scaledl", "ruff", "mypy"]:
+        executable(tmp_path / "venv/bin" / name, note)
+    return tmp_path / "venv"
+
+
+def make(venv: Path, *arguments: str) -> list[str]:
+    """Run make against the environment and return what the environment was asked to do."""
+    log = venv.parent / "log"
+    log.unlink(missing_ok=True)
+    result = raw_make(f"VENV={venv}", *arguments)
+    assert result.returncode == 0, result.stderr
+    return log.read_text().splitlines()
+
+
+def raw_make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Without the outer environment: these tests may themselves run under make."""
+    command = ["make", "-s", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+
+
+def test_make_demo_installs_once_with_the_extra_arguments(venv: Path) -> None:
+    install, demo = make(venv, "demo", "PIP_ARGS=--find-links wheels")
+    assert install == "python -m pip install -qq -c constraints.txt --find-links wheels -e .[tune]"
+    assert demo == "scaledl chain configs/digits.yaml --id demo"
+    assert make(venv, "demo") == [demo]
+
+
+def test_make_demo_after_make_test_installs_nothing(venv: Path) -> None:
+    install, tests = make(venv, "test", "PYTEST_ARGS=-m unit")
+    assert install.endswith("-e .[dev,tune,vision,deepspeed]")
+    assert tests == "python -m pytest -m unit"
+    assert make(venv, "demo") == ["scaledl chain configs/digits.yaml --id demo"]
+    assert make(venv, "check") == ["ruff check .", "ruff format --check .", "mypy "]
+
+
+def test_make_names_an_unfit_python(tmp_path: Path) -> None:
+    old = tmp_path / "python-old"
+    executable(old, '#!/bin/sh\ncase "$1" in --version) echo "Python 3.9.2";; *) exit 1;; esac\n')
+    result = raw_make("demo", f"VENV={tmp_path / 'new'}", f"PYTHON={old}")
+    assert result.returncode == 2
+    assert "Python 3.9.2 found, 3.11 to 3.13 needed" in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_make_says_what_to_install_when_venv_is_missing(tmp_path: Path) -> None:
+    bare = tmp_path / "python-bare"
+    executable(bare, f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; *) exec "{sys.executable}" "$@";; esac\n')
+    result = raw_make("demo", f"VENV={tmp_path / 'new'}", f"PYTHON={bare}")
+    assert result.returncode == 2
+    assert "apt install python3-venv" in result.stderr
