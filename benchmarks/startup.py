@@ -1,6 +1,6 @@
 """Wall time of `scaledl --help` and of a config error, as multiples of `python -c pass`.
 
-    python benchmarks/startup.py [--rounds 30] [--json]
+    python benchmarks/startup.py [--rounds 30] [--json FILE]
 
 The three commands take turns; each figure is the median of the ratios within a round, so a change in the
 machine's load falls on all of them. Byte code is cached in a temporary folder, as an installed package's is.
@@ -77,13 +77,13 @@ def figure(key: str, target: float, times: list[dict[str, float]]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
     figures = measure(args.rounds)
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {args.rounds} rounds"
     if args.json:
-        print(json.dumps({"machine": machine, "figures": [{**asdict(f), "met": f.met} for f in figures]}, indent=2))
-        return
+        document = {"machine": machine, "figures": [{**asdict(f), "met": f.met} for f in figures]}
+        args.json.write_text(json.dumps(document, indent=2) + "\n")
     print(machine)
     for f in figures:
         verdict = "met" if f.met else "MISSED"

@@ -216,7 +216,7 @@ def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Ru
         *shown, row = _measured(chain, [start, row])
         write_rows(stage_run.path / "row.json", [row])
         stage_run.record("exports", "row.json")
-        stage_run.finish("complete", **row.metrics())
+        stage_run.finish("complete", error=None, **row.metrics())
     get_console().table(*format_rows([*shown, row]), title=label)
 
 

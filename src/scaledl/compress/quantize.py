@@ -56,7 +56,7 @@ def apply_ptq(model: Model, context: StageContext) -> Model:
     batch_size = min(context.config.data.eval_batch_size, count)
     loader = context.data.train_loader(batch_size, AugmentConfig(), context.config.run.seed)
     seen = 0
-    with calibrating(prepared.module), torch.inference_mode():
+    with calibrating(prepared.module), torch.no_grad():
         for batch in loader:
             prepared.module(batch.x[: count - seen])
             seen += len(batch.x[: count - seen])

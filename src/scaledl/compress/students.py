@@ -65,7 +65,7 @@ def _resnets(teacher: Structure) -> Iterator[ResNetConfig]:
     widths = sorted({max(4, round(width * share / 4) * 4) for share in WIDTH_SHARES})
     for smaller in (d for d in style if d <= depth):
         for narrower in (w for w in widths if w <= width):
-            yield ResNetConfig(family="resnet", depth=smaller, width=narrower)
+            yield ResNetConfig.model_validate({"family": "resnet", "depth": smaller, "width": narrower})
 
 
 def _mlps(teacher: Structure) -> Iterator[MLPConfig]:

@@ -78,8 +78,7 @@ def _int8_engine(structure: Structure, wanted: str) -> str | None:
 
 def _float_module(module: nn.Module) -> nn.Module:
     copied: nn.Module = copy.deepcopy(module).cpu().float().eval()
-    # nn.Module.to has no overload for a memory format alone.
-    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return copied.to(memory_format=torch.channels_last)
 
 
 def _cases(module: nn.Module, test: Arrays, spec: InputSpec) -> dict[str, Tensor]:

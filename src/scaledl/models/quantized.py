@@ -76,6 +76,7 @@ def convert(model: Model) -> nn.Module:
     if engine is None:
         raise ScaledlError("a float model cannot be converted to int8; run the stage 'qat' or 'ptq' first")
     prepared = copy.deepcopy(model.module).cpu().eval()
+    assert isinstance(prepared, torch.fx.GraphModule), type(prepared)
     unseen = [name for name, module in prepared.named_modules() if _is_unseen(module)]
     if unseen:
         raise ScaledlError(
@@ -116,6 +117,7 @@ def calibrating(module: nn.Module) -> Iterator[None]:
     finally:
         module.apply(tq.enable_fake_quant)
         freeze_observers_(module)
+        module.apply(_settle_)
 
 
 def _prepare(model: Model, mode: Mode, engine: str) -> Model:
@@ -149,10 +151,19 @@ def _qconfig_mapping(mode: str, engine: str) -> tq.QConfigMapping:
     activation = tq.FakeQuantize.with_args(
         observer=tq.HistogramObserver, quant_min=0, quant_max=255, reduce_range=_REDUCE_RANGE[engine]
     )
-    return mapping.set_global(tq.QConfig(activation=activation, weight=mapping.global_qconfig.weight))
+    weight = tq.get_default_qat_qconfig(engine).weight
+    return mapping.set_global(tq.QConfig(activation=activation, weight=weight))
 
 
 _REDUCE_RANGE: dict[str, bool] = {"x86": True, "onednn": False}  # x86: 0..127, else int16 sums saturate without VNNI
+
+
+@torch.no_grad()
+def _settle_(module: nn.Module) -> None:
+    """Compute scale and zero point now: the fused kind leaves them uninitialised until it first quantizes."""
+    if isinstance(module, tq.FakeQuantize) and not _is_unseen(module):
+        channels = [1] * module.ch_axis + [module.activation_post_process.min_val.numel()]
+        module(torch.zeros([*channels, 1] if module.is_per_channel else [1]))
 
 
 def _is_unseen(module: nn.Module) -> bool:

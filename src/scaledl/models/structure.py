@@ -191,7 +191,8 @@ def _build_family(structure: Structure, *, trust: bool) -> nn.Module:
         raise UsageError(f"config: {_first_problem(error)}") from None
     if config.family != structure.family:
         raise UsageError(f"config.family is {config.family!r}, the structure's family is {structure.family!r}")
-    return builder(config, structure.in_shape, structure.num_classes)
+    module: nn.Module = builder(config, structure.in_shape, structure.num_classes)
+    return module
 
 
 def _build_imported(structure: Structure, *, trust: bool) -> nn.Module:
@@ -206,7 +207,8 @@ def _build_imported(structure: Structure, *, trust: bool) -> nn.Module:
         builder = getattr(importlib.import_module(path), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{structure.family!r} cannot be imported: {error}") from None
-    return builder(structure.config, structure.in_shape, structure.num_classes)
+    module: nn.Module = builder(structure.config, structure.in_shape, structure.num_classes)
+    return module
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from scaledl.report.charts import Point, line_chart
+
+MAX_TRAIN_POINTS = 200  # of single batches: more would show their noise, not the course
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,21 @@ def read_curves(path: Path) -> Curves:
     """
     records = list(_records(path))
     return Curves(
-        train_loss=_series(records, "train", "loss"),
+        train_loss=averaged(_train_loss(records)),
         val_loss=_series(records, "val", "val_loss"),
         val_accuracy=_series(records, "val", "val_accuracy"),
     )
+
+
+def averaged(points: list[Point], limit: int = MAX_TRAIN_POINTS) -> list[Point]:
+    """Means over equal stretches of points, at most `limit` of them, each at its stretch's last step.
+
+    >>> averaged([(1, 4.0), (2, 2.0), (3, 1.0)], limit=2)
+    [(2, 3.0), (3, 1.0)]
+    """
+    size = math.ceil(len(points) / limit)
+    stretches = (points[start : start + size] for start in range(0, len(points), size or 1))
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in stretches]
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
@@ -57,6 +71,18 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(record, dict):
                 yield record
+
+
+def _train_loss(records: list[dict[str, Any]]) -> list[Point]:
+    """The loss of every step where `losses` has them (up to and including the record's step), else the record's."""
+    values: dict[float, float] = {}
+    for record in records:
+        step = record.get("step")
+        if record.get("kind") == "train" and isinstance(step, int):
+            losses = record.get("losses") or [record.get("loss")]
+            first = step - len(losses) + 1
+            values |= {first + i: loss for i, loss in enumerate(losses) if isinstance(loss, (int, float))}
+    return sorted(values.items())
 
 
 def _series(records: list[dict[str, Any]], kind: str, key: str) -> list[Point]:

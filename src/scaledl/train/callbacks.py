@@ -41,8 +41,7 @@ class Metrics(pl.Callback):
         self.last_loss = sum(losses) / len(losses)
         step, epoch = trainer.global_step, trainer.current_epoch
         self._append(kind="train", step=step, epoch=epoch, loss=self.last_loss, lr=task.lr, losses=losses)
-        for offset, loss in enumerate(losses, start=step - len(losses) + 1):
-            self._writer.add_scalar("train/loss", loss, offset)
+        self._writer.add_scalar("train/loss", self.last_loss, step)
         self._writer.add_scalar("train/lr", task.lr, step)
         self.run.heartbeat()
 

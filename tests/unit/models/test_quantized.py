@@ -42,7 +42,7 @@ def images(count: int = 32) -> torch.Tensor:
 
 def calibrated(mode: str, config: Any = RESNET, engine: str = "x86") -> Model:
     model = PREPARE[mode](float_model(config), engine)
-    with quantized.calibrating(model.module), torch.inference_mode():
+    with quantized.calibrating(model.module), torch.no_grad():
         model.module(images())
     return model
 

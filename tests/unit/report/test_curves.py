@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scaledl.report.curves import Curves, read_curves
+from scaledl.report.curves import MAX_TRAIN_POINTS, Curves, read_curves
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +53,20 @@ def test_bytes_that_are_no_text_are_skipped(tmp_path: Path) -> None:
 def test_a_step_recorded_again_after_a_resume_counts_once_and_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / "m.jsonl", train(50, 2.0), train(100, 9.0), train(150, 8.0), train(100, 1.0))
     assert read_curves(path).train_loss == [(50, 2.0), (100, 1.0), (150, 8.0)]
+
+
+def test_the_loss_of_every_step_is_drawn_where_it_is_recorded(tmp_path: Path) -> None:
+    first, second = train(2, 1.5) | {"losses": [2.0, 1.0]}, train(3, 0.5) | {"losses": [0.5]}
+    path = write(tmp_path / "m.jsonl", first, second)
+    assert read_curves(path).train_loss == [(1, 2.0), (2, 1.0), (3, 0.5)]
+
+
+def test_many_steps_are_averaged_over_stretches(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", train(1000, 0.0) | {"losses": [float(i % 2) for i in range(1000)]})
+    curve = read_curves(path).train_loss
+    assert len(curve) == MAX_TRAIN_POINTS
+    assert curve[-1][0] == 1000
+    assert sum(loss for _, loss in curve) / len(curve) == pytest.approx(0.5)
 
 
 def test_records_without_a_number_are_skipped(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from scaledl.config import Config
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.run import Run
@@ -216,7 +217,7 @@ def test_a_requeued_slurm_job_takes_over_from_its_orphan(root: Path, monkeypatch
     assert newer.begin() == 2
     newer.check_token()
     for act in (run.check_token, lambda: run.update(seed=5), lambda: run.finish("complete")):
-        with pytest.raises(ScaledlError, match="attempt 1 .* stops: attempt 2 has taken over"):
+        with pytest.raises(ScaledlError, match=r"attempt 1 .* stops: attempt 2 has taken over"):
             act()
     assert newer.manifest.status == "running"
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.run import atomic_file, atomic_json, atomic_write, remove_stale, sha256_file
 
@@ -18,6 +19,12 @@ pytestmark = pytest.mark.unit
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+def write_half_and_raise(path: Path, error: BaseException) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
 
 
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
@@ -44,9 +51,8 @@ def test_the_temporary_file_is_hidden_and_beside_the_target(tmp_path: Path) -> N
 @pytest.mark.parametrize("error", [ValueError("own"), KeyboardInterrupt(), UsageError("said")])
 def test_an_error_in_the_body_leaves_the_old_version_and_is_not_renamed(tmp_path: Path, error: BaseException) -> None:
     atomic_write(tmp_path / "file", "old")
-    with pytest.raises(type(error)) as caught, atomic_file(tmp_path / "file") as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(type(error)) as caught:
+        write_half_and_raise(tmp_path / "file", error)
     assert caught.value is error
     assert (tmp_path / "file").read_text() == "old"
     assert names(tmp_path) == ["file"]

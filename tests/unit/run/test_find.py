@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from scaledl.config import Config
 from scaledl.errors import UsageError
 from scaledl.run import Parent, Run, default_id, find_run, lineage, list_runs

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from scaledl.config import Config
 from scaledl.errors import UsageError
 from scaledl.run import SCHEMA_VERSION, Manifest, Run
