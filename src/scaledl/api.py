@@ -44,7 +44,9 @@ def train(config: Config) -> Run:
         return run
     with _attempt(run):
         console.info(f"run {run.path}")
-        data = _load_data(run, config)
+        data = build_data(config.data, config.run.seed)
+        _check_fingerprint(run, data)
+        run.update(data_fingerprint=data.spec.fingerprint)
         model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
         result = fit(config, run, data, model)
         _keep_result(run, result.model, data, result.metrics)
@@ -60,7 +62,9 @@ def compress(source: Run, config: Config) -> Run:
     """
     if not config.compress.stages:
         raise UsageError("compress: no recipe; give --method distill,prune,qat or --recipe FILE")
-    source.verify_files("model")
+    data = build_data(config.data, config.run.seed)
+    _check_fingerprint(source, data)
+    pipeline.check_chain(source, config, data)
     parent = source.as_parent()
     run = Run.open_or_create(
         Path(config.run.root),
@@ -75,13 +79,14 @@ def compress(source: Run, config: Config) -> Run:
         return run
     with _attempt(run):
         get_console().info(f"compressing {source.path} -> {run.path}")
-        data = _load_data(run, config)
+        run.update(data_fingerprint=data.spec.fingerprint)
         pipeline.run_chain(source, config, run, data)
         model = load_model(run.model_dir)
-        artifact, verification = _export(run, model, data, run.exports / "model.ts")
-        run.record("model", "exports", "table.json")
-        metrics = {"test_accuracy": verification.accuracy, "size_bytes": artifact.size}
-        run.finish("complete", **{k: v for k, v in metrics.items() if v is not None})
+        artifact, _ = _export(run, model, data, run.exports / "model.ts")
+        evaluation = _evaluate(load_artifact(artifact.path).predict, data, config, "test")
+        write_evaluation(run.path / "evaluation.json", evaluation, data)
+        run.record("model", "exports", "table.json", "evaluation.json")
+        run.finish("complete", test_accuracy=evaluation.accuracy, test_loss=evaluation.loss, size_bytes=artifact.size)
     write_report(run, Path(config.run.root))
     return run
 
@@ -159,16 +164,13 @@ def _attempt(run: Run) -> Iterator[None]:
         raise
 
 
-def _load_data(run: Run, config: Config) -> DataModule:
-    data = build_data(config.data, config.run.seed)
+def _check_fingerprint(run: Run, data: DataModule) -> None:
     known = run.manifest.data_fingerprint
     if known is not None and known != data.spec.fingerprint:
         raise UsageError(
-            f"data.source: {config.data.source} is not what {run.path} was trained on (fingerprint "
+            f"data.source: {data.spec.source} is not what {run.path} was trained on (fingerprint "
             f"{data.spec.fingerprint[:12]} instead of {known[:12]}); restore the data or start another run"
         )
-    run.update(data_fingerprint=data.spec.fingerprint)
-    return data
 
 
 def _keep_result(run: Run, model: Model, data: DataModule, metrics: dict[str, float]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -21,19 +23,20 @@ class _Parser(argparse.ArgumentParser):
     """Argument errors in our form: what was wrong, the nearest right thing, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        import difflib
-        import re
-
-        unknown = re.search(r"invalid choice: '([^']*)'", message)
-        if unknown and "verb" in message:
-            near = difflib.get_close_matches(unknown[1], VERBS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"verbs: {', '.join(VERBS)}"
-            message = f"unknown verb '{unknown[1]}'; {hint}"
-        elif flag := re.search(r"unrecognized arguments: (--?[\w-]+)", message):
-            known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(flag[1], known, n=1)
-            message += f"; did you mean '{near[0]}'?" if near else f"; see '{self.prog} --help'"
+        unknown = re.search(r"argument verb: invalid choice: '([^']*)'", message)
+        if unknown:
+            message = f"unknown verb '{unknown[1]}'; {_hint(unknown[1], list(VERBS), 'verbs')}"
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def refuse(self, extra: Sequence[str]) -> NoReturn:
+        """Say which arguments are not known, and the nearest flag that is."""
+        flags = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        self.error(f"unrecognized arguments: {' '.join(extra)}; {_hint(extra[0], flags, 'flags')}")
+
+
+def _hint(word: str, known: list[str], what: str) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(known)}"
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +150,8 @@ def _add_common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser, and the parser of each verb."""
     parser = _Parser(
         prog="scaledl",
         description="One YAML config from training to a small, verified TorchScript file.",
@@ -155,19 +159,32 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"scaledl {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=_Parser)
+    parsers = {}
     for verb, (text, add_arguments) in VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", epilog=EXIT_CODES)
         sub.allow_abbrev = False
         add_arguments(sub)
         if verb != "config":
             _add_common(sub)
-    return parser
+        parsers[verb] = sub
+    return parser, parsers
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse; overrides may stand before, between and after flags."""
+    parser, parsers = build_parser()
+    args, extra = parser.parse_known_args(argv)
+    if extra and (not hasattr(args, "args") or any(argument.startswith("-") for argument in extra)):
+        parsers[args.verb].refuse(extra)
+    if extra:
+        args.args.extend(extra)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every expected failure becomes one message and an exit code."""
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     try:
         _configure_console(args)
         import scaledl.commands as commands

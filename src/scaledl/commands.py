@@ -38,7 +38,8 @@ def compress(args: argparse.Namespace) -> None:
     stop_flag.install()
     target, overrides = _split_arguments(args.args)
     source = find_run(target, Path(args.root))
-    get_console().info(f"compressing the run {source.path}")
+    if target is None:
+        get_console().info(f"no run given: taking the newest complete training run, {source.path}")
     methods = args.method.split(",") if args.method is not None else None
     recipe, rest = parse_recipe(methods, args.recipe, overrides, source.config.compress)
     config = load_config(None, rest, base=source.config)

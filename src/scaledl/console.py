@@ -94,7 +94,7 @@ class Console:
 
 
 class Progress:
-    """Counts steps. Text fields ("3/10" of `epoch`) are shown before the count, numbers after it."""
+    """Counts steps. Fields like "3/10" (of `epoch`) are shown before the count, all others after it."""
 
     def __init__(self, console: Console, description: str, total: int, *, unit: str, done: int) -> None:
         self._console = console
@@ -144,9 +144,9 @@ class Progress:
         return "  ".join(part for part in (self._description, self._status(), ending) if part)
 
     def _status(self) -> str:
-        shown = {name: value() if callable(value) else value for name, value in self.fields.items()}
-        before = [f"{name} {printable(value)}" for name, value in shown.items() if isinstance(value, str)]
-        after = [f"{name} {value:.4g}" for name, value in shown.items() if not isinstance(value, str)]
+        shown = {name: _shown(value() if callable(value) else value) for name, value in self.fields.items()}
+        before = [f"{name} {value}" for name, value in shown.items() if "/" in value]
+        after = [f"{name} {value}" for name, value in shown.items() if "/" not in value]
         share = self.done / self.total if self.total > 0 else 1.0
         return "  ".join([*before, f"{self._unit} {self.done}/{self.total}", f"{share:.0%}".replace("%", " %"), *after])
 
@@ -190,11 +190,13 @@ class _LiveView:
 def _live_display(stream: TextIO) -> RichProgress:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
+    one_line = Column(no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[status]}  ETA {task.fields[eta]}", markup=False),
+        TextColumn("{task.fields[status]}  ETA {task.fields[eta]}", markup=False, table_column=one_line),
     )
     display = RichProgress(*columns, console=_rich_console(stream), auto_refresh=False, transient=True)
     try:
@@ -261,6 +263,10 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return bool(cells) and all(
         cell in ("", "-") or re.match(r"[-+×x~<>≤≥]? ?\d[\d.,]*( ?\D{0,6})?$", cell) for cell in cells
     )
+
+
+def _shown(value: str | float) -> str:
+    return printable(value) if isinstance(value, str) else f"{value:.4g}"
 
 
 def _clock(seconds: float) -> str:

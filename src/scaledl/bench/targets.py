@@ -94,7 +94,7 @@ def build_target(ref: str | Path, root: Path, batch_sizes: Sequence[int], *, tru
 
 def to_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]], str]:
     """Columns, rows and title for a table on a terminal."""
-    columns = ["target", "batch", "min ms", "p50 ms", "p95 ms", "× first [95 %]", "size kB", "noise"]
+    columns = ["target", "batch", "min ms", "p50 ms", "p95 ms", "times faster [95 %]", "size kB", "noise"]
     return columns, [_cells(row) for row in rows], f"latency ({machine()})"
 
 

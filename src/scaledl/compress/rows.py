@@ -86,9 +86,9 @@ def _cells(row: StageRow, start: StageRow, sizes: Sequence[int]) -> list[str]:
     return [
         row.name,
         f"{row.accuracy:.2%}".replace("%", " %") + points,
-        f"{row.params:,}" + _ratio(start.params, row.params, same=row is start),
-        f"{row.macs:,}" + _ratio(start.macs, row.macs, same=row is start),
-        f"{row.size_bytes / 1000:,.1f} kB" + _ratio(start.size_bytes, row.size_bytes, same=row is start),
+        f"{row.params:,}" + _ratio(start.params, row.params),
+        f"{row.macs:,}" + _ratio(start.macs, row.macs),
+        f"{row.size_bytes / 1000:,.1f} kB" + _ratio(start.size_bytes, row.size_bytes),
         *(_latency(row, start, size) for size in sizes),
     ]
 
@@ -97,8 +97,8 @@ def _latency(row: StageRow, start: StageRow, size: int) -> str:
     now, before = row.latency_ms.get(size), start.latency_ms.get(size)
     if now is None:
         return "-"
-    return ("~" if row.noisy else "") + f"{now:.3f}" + _ratio(before, now, same=row is start)
+    return ("~" if row.noisy else "") + f"{now:.3f}" + _ratio(before, now)
 
 
-def _ratio(before: float | None, now: float, *, same: bool) -> str:
-    return "" if same or not before or not now else f" ({before / now:.1f}x)"
+def _ratio(before: float | None, now: float) -> str:
+    return "" if not before or not now or before == now else f" ({before / now:.1f}x)"

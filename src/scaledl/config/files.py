@@ -7,7 +7,7 @@ from functools import reduce
 from pathlib import Path as FilePath
 
 from .errors import ConfigError, Problem, printable, show
-from .tree import Node, merge
+from .tree import Node, merge, plain
 from .yaml_source import read_yaml
 
 MAX_INCLUDE_DEPTH = 10
@@ -82,7 +82,7 @@ class _Reader:
         names = [(entry.value, entry) for entry in entries]
         for name, entry in names:
             if not isinstance(name, str) or not name:
-                self._fail([Problem("base", entry.origin, show(name), "a file or a list of files")])
+                self._fail([Problem("base", entry.origin, show(plain(entry)), "a file or a list of files")])
         return [(name, entry) for name, entry in names if isinstance(name, str) and name]
 
 

@@ -59,11 +59,13 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     64
     """
     layer = Node({}, "change", addressed=True)
+    problems: list[Problem] = []
     for key, value in changes.items():
         change = at_dotted_key(key.split("."), from_plain(value, "change"))
-        layer = merge(layer, change, replace_tagged=False)
-    tree, problems = lay_over(from_plain(config, "config"), layer)
-    return validate(tree, problems)
+        layer, missing = lay_over(layer, change, replace_tagged=False)
+        problems += missing
+    tree, missing = lay_over(from_plain(config, "config"), layer)
+    return validate(tree, [*problems, *missing])
 
 
 class _Dumper(yaml.SafeDumper):
@@ -76,7 +78,12 @@ class _Dumper(yaml.SafeDumper):
         flow = not any(isinstance(item, (dict, list)) for item in data)
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
+    def text_node(self, data: str) -> yaml.Node:
+        # line breaks of other kinds (NEL, U+2028) survive as escapes only
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
 
+
+_Dumper.add_representer(str, _Dumper.text_node)
 _Dumper.add_representer(list, _Dumper.list_node)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"(?:{INT.pattern})$"), list("-+0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{FLOAT.pattern})$"), list("-+0123456789."))

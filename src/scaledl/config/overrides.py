@@ -51,14 +51,16 @@ def parse_overrides(texts: Iterable[str]) -> tuple[Node, list[Problem]]:
         except ConfigError as error:
             problems += error.problems
         else:
-            tree = merge(tree, at_dotted_key(key.split("."), value), replace_tagged=False)
+            tree, missing = lay_over(tree, at_dotted_key(key.split("."), value), replace_tagged=False)
+            problems += missing
     return tree, problems
 
 
-def lay_over(lower: Node, overrides: Node) -> tuple[Node, list[Problem]]:
+def lay_over(lower: Node, overrides: Node, *, replace_tagged: bool = True) -> tuple[Node, list[Problem]]:
     """Both merged, and the overrides that point to entries which the lists below do not have (they are left out)."""
     problems: list[Problem] = []
-    return merge(lower, _with_entries(lower, overrides, (), problems)), problems
+    upper = _with_entries(lower, overrides, (), problems)
+    return merge(lower, upper, replace_tagged=replace_tagged), problems
 
 
 def _with_entries(lower: Node | None, upper: Node, keys: tuple[str, ...], problems: list[Problem]) -> Node:

@@ -121,7 +121,8 @@ def _stage_changes(overrides: list[str], tree: Node) -> tuple[Node, dict[str, st
             continue
         for full in full_keys:
             typed[full] = key
-            changes = merge(changes, at_dotted_key(full.split("."), value), replace_tagged=False)
+            changes, missing = lay_over(changes, at_dotted_key(full.split("."), value), replace_tagged=False)
+            problems += missing
     return changes, typed, problems
 
 

@@ -121,7 +121,7 @@ def _script(module: nn.Module, family: str) -> torch.jit.ScriptModule:
     """There is no fallback to tracing: a trace would freeze one path of the model without a word."""
     try:
         return jit.script_and_freeze(module)
-    except (RuntimeError, OSError, TypeError, ValueError, NotImplementedError) as error:
+    except jit.SCRIPT_ERRORS as error:
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
         raise ScaledlError(
             f"the {family} model cannot be exported to TorchScript: {reason}. Its forward may use only what "

@@ -11,13 +11,15 @@ from scaledl.run.manifest import FILE_NAME, Parent, content_hash
 
 
 def lineage(run: Run, root: Path) -> list[tuple[int, Run | Parent]]:
-    """Ancestors (depth -1 for parents, -2 for theirs, …), the run itself (0), its descendants (1, 2, …).
+    """Ancestors, the run itself, its descendants, each with its depth: 0 for the farthest ancestor, one more per step.
 
     Stages inside other runs count as ancestors, and as descendants of stages only. An ancestor that is not to be
     found under `root` nor at its recorded path with the recorded content stands as its Parent.
     """
     family = _Family(run, Path(root))
-    return [*family.ancestors(run, -1, {run}), (0, run), *family.descendants(run, 1, {run})]
+    rows = [*family.ancestors(run, -1, {run}), (0, run), *family.descendants(run, 1, {run})]
+    top = min(depth for depth, _ in rows)
+    return [(depth - top, member) for depth, member in rows]
 
 
 class _Family:

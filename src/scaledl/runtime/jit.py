@@ -16,6 +16,9 @@ from torch import fx, nn
 
 from scaledl.errors import UsageError
 
+# What torch raises for code that TorchScript cannot express, or whose source is missing.
+SCRIPT_ERRORS = (RuntimeError, OSError, TypeError, ValueError, AttributeError, torch.jit.frontend.FrontendError)
+
 
 @contextmanager
 def _quiet() -> Iterator[None]:
@@ -31,7 +34,7 @@ def script_and_freeze(module: nn.Module) -> torch.jit.ScriptModule:
     A traced module loses its type annotations.
 
     Raises:
-        RuntimeError, OSError: what torch raises for code that TorchScript cannot express, or whose source is missing.
+        SCRIPT_ERRORS: the module cannot be compiled.
     """
     if isinstance(module, fx.GraphModule):
         _drop_annotations_(module)

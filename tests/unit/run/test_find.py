@@ -192,13 +192,13 @@ def test_lineage_is_known_by_content(root: Path) -> None:
     parent = make(root, "b", "1", kind="compress", parents=(grandparent.as_parent(),))
     child = make(root, "c", "1", kind="compress", parents=(parent.as_parent(),))
     make(root, "d", "unrelated")
-    expected = [(-1, grandparent), (0, parent), (1, child)]
+    expected = [(0, grandparent), (1, parent), (2, child)]
     assert lineage(parent, root) == expected
-    assert lineage(child, root) == [(-2, grandparent), (-1, parent), (0, child)]
+    assert lineage(child, root) == [(0, grandparent), (1, parent), (2, child)]
     moved = root / "elsewhere/renamed"
     moved.parent.mkdir()
     grandparent.path.rename(moved)
-    assert lineage(parent, root) == [(-1, Run.open(moved)), *expected[1:]]
+    assert lineage(parent, root) == [(0, Run.open(moved)), *expected[1:]]
 
 
 def test_an_ancestor_that_is_gone_is_shown_as_recorded(root: Path) -> None:
@@ -206,7 +206,7 @@ def test_an_ancestor_that_is_gone_is_shown_as_recorded(root: Path) -> None:
     record = parent.as_parent()
     child = make(root, "b", "1", kind="compress", parents=(record,))
     shutil.rmtree(parent.path)
-    assert lineage(child, root) == [(-1, record), (0, child)]
+    assert lineage(child, root) == [(0, record), (1, child)]
 
 
 def test_a_retrained_folder_is_not_the_ancestor(root: Path) -> None:
@@ -215,14 +215,14 @@ def test_a_retrained_folder_is_not_the_ancestor(root: Path) -> None:
     child = make(root, "b", "1", kind="compress", parents=(record,))
     (parent.model_dir / "weights").write_text("trained again")
     parent.record("model")
-    assert lineage(child, root) == [(-1, record), (0, child)]
+    assert lineage(child, root) == [(0, record), (1, child)]
     assert lineage(parent, root) == [(0, parent)]
 
 
 def test_an_ancestor_outside_the_root_is_found_at_its_path(root: Path, tmp_path: Path) -> None:
     parent = make(tmp_path / "other", "a", "1")
     child = make(root, "b", "1", parents=(parent.as_parent(),))
-    assert lineage(child, root) == [(-1, parent), (0, child)]
+    assert lineage(child, root) == [(0, parent), (1, child)]
 
 
 def test_stages_have_lineage_and_do_not_crowd_that_of_the_source(root: Path) -> None:
@@ -232,8 +232,8 @@ def test_stages_have_lineage_and_do_not_crowd_that_of_the_source(root: Path) -> 
     add_model(first)
     second = run.nested("stages/02-prune", config=Config(), parents=(first.as_parent(),))
     assert lineage(source, root) == [(0, source), (1, run)]
-    assert lineage(first, root) == [(-1, source), (0, first), (1, second)]
-    assert lineage(second, root) == [(-2, source), (-1, first), (0, second)]
+    assert lineage(first, root) == [(0, source), (1, first), (2, second)]
+    assert lineage(second, root) == [(0, source), (1, first), (2, second)]
 
 
 def test_the_same_training_twice_does_not_share_its_children(root: Path) -> None:

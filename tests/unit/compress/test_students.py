@@ -1,0 +1,91 @@
+"""Choosing a student: the default one, and what a user may not ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scaledl.compress.distill import choose_student
+from scaledl.compress.students import structure_macs
+from scaledl.config.schema import DistillConfig, MLPConfig, ResNetConfig
+from scaledl.errors import UsageError
+from scaledl.models.structure import Structure
+
+pytestmark = pytest.mark.unit
+
+
+def teacher(config: Any, in_shape: tuple[int, ...] = (1, 8, 8)) -> Structure:
+    return Structure(config.family, config.model_dump(mode="json"), in_shape, 10)
+
+
+def student(structure: Structure, keys: dict[str, Any] | None = None, index: int = 0) -> Any:
+    return choose_student(DistillConfig(student=keys), structure, index)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(family="resnet", depth=8, width=16),
+        ResNetConfig(family="resnet", depth=20),
+        ResNetConfig(family="resnet", depth=56, width=32),
+        ResNetConfig(family="resnet", depth=18, width=32),
+        MLPConfig(family="mlp", hidden=[256]),
+        MLPConfig(family="mlp", hidden=[512, 128]),
+    ],
+    ids=str,
+)
+def test_the_default_is_of_the_family_at_about_a_quarter(config: Any) -> None:
+    structure = teacher(config)
+    chosen = student(structure)
+    assert chosen.section.family == config.family
+    assert 0.18 <= chosen.ratio <= 0.32
+    assert chosen.ratio == chosen.macs / structure_macs(structure)
+
+
+def test_the_default_prefers_fewer_layers() -> None:
+    assert student(teacher(ResNetConfig(family="resnet", depth=20))).section.depth == 8
+
+
+def test_the_smallest_possible_teacher_has_no_default_student() -> None:
+    with pytest.raises(UsageError, match=r"compress\.stages\[2\]\.student: no smaller mlp"):
+        student(teacher(MLPConfig(family="mlp", hidden=[])), index=2)
+
+
+def test_a_family_without_a_default_asks_for_keys() -> None:
+    with pytest.raises(UsageError, match=r"compress\.stages\[0\]\.student: there is no default student for 'lstm'"):
+        student(Structure("lstm", {}, (1, 8, 8), 10))
+
+
+def test_keys_are_of_the_teachers_family_by_default() -> None:
+    chosen = student(teacher(ResNetConfig(family="resnet", depth=20)), {"depth": 14, "width": 8})
+    assert chosen.section == ResNetConfig(family="resnet", depth=14, width=8)
+
+
+def test_another_family_can_be_asked_for() -> None:
+    chosen = student(teacher(ResNetConfig(family="resnet", depth=20)), {"family": "mlp", "hidden": [8]})
+    assert chosen.section == MLPConfig(family="mlp", hidden=[8])
+
+
+REFUSED = {
+    "larger": ({"depth": 20, "width": 64}, r"student: got .*multiply-accumulates; allowed: at most the teacher's"),
+    "other classes": ({"depth": 8, "num_classes": 7}, r"student\.num_classes: got 7; allowed: 10"),
+    "wrong value": ({"depth": 9}, r"student\.depth: got 9"),
+    "unknown key": ({"deepness": 8}, r"student\.deepness: got 8"),
+    "unknown family": ({"family": "cnn"}, r"student: got .*'cnn'"),
+    "key of another family": ({"hidden": [4]}, r"student\.hidden: got \[4\]"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_a_student_is_refused(case: str) -> None:
+    keys, message = REFUSED[case]
+    with pytest.raises(UsageError, match=r"compress\.stages\[1\]\." + message):
+        student(teacher(ResNetConfig(family="resnet", depth=8)), keys, index=1)
+
+
+def test_all_wrong_keys_are_told_at_once() -> None:
+    with pytest.raises(UsageError) as error:
+        student(teacher(ResNetConfig(family="resnet", depth=8)), {"depth": 9, "width": 0})
+    assert "student.depth" in str(error.value)
+    assert "student.width" in str(error.value)

@@ -1,0 +1,145 @@
+"""Every check can fail: each is given an observation with one thing wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scaledl.export import checks
+from scaledl.export.checks import Check, Verification
+from scaledl.export.clean_process import Observation
+from scaledl.export.reference import Reference
+from scaledl.runtime.artifact import Cases
+
+pytestmark = pytest.mark.unit
+
+NAMES = ("a", "b", "c")
+SINGLES = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]])
+KERNELS = {"int8": {"quantized::conv2d": 2, "quantized::linear": 1}, "float": {}}
+
+
+def observation(**changes: Any) -> Observation:
+    report = {"versions": {"torch": "2", "python": "3"}, "scaledl_imported": False, "kernels": KERNELS}
+    outputs = {"cases": SINGLES, "singles": SINGLES, "test": SINGLES}
+    outputs |= {f"batch_{size}": SINGLES[torch.arange(size) % 4] for size in (1, 3, 32)}
+    return Observation({**report, **changes.pop("report", {})}, {**outputs, **changes})
+
+
+def reference(**changes: Any) -> Reference:
+    made = Reference(SINGLES, None, torch.tensor([0, 1, 2, 0]), NAMES, 0.0)
+    return dataclasses.replace(made, **changes)
+
+
+def failed(made: list[Check]) -> list[str]:
+    return [check.name for check in made if not check.ok]
+
+
+def test_measures_of_difference() -> None:
+    off = SINGLES.clone()
+    off[0, 1] = 0.5
+    assert checks.max_error(off, SINGLES) == 0.5
+    assert checks.agreement(off, SINGLES) == 1.0
+    off[0, 1] = 1.5
+    assert checks.agreement(off, SINGLES) == 0.75
+    off[0, 1] = math.nan
+    assert checks.max_error(off, SINGLES) == math.inf
+    assert checks.agreement(off, SINGLES) == 0.75
+    assert checks.sqnr_db(off, SINGLES) == -200
+
+
+def test_sqnr_of_known_noise() -> None:
+    signal = torch.full((10, 4), 10.0)
+    assert checks.sqnr_db(signal + 0.1, signal) == pytest.approx(40, abs=1e-3)
+    assert checks.sqnr_db(signal, signal) == 200
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_clean(imported: bool) -> None:
+    assert checks.check_clean(observation(report={"scaledl_imported": imported}).report).ok is not imported
+
+
+@pytest.mark.parametrize(
+    ("outputs", "int8", "ok"),
+    [
+        (SINGLES + 1e-5, False, True),
+        (SINGLES + 1e-3, False, False),
+        (SINGLES * float("nan"), False, False),
+        (SINGLES[:, :2], False, False),
+        (SINGLES + 1e-3, True, True),
+        (SINGLES + 1.0, True, False),
+        (SINGLES * float("nan"), True, False),
+    ],
+)
+def test_cases(outputs: Tensor, int8: bool, ok: bool) -> None:
+    cases = Cases(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.zeros(4), SINGLES)
+    assert checks.check_cases(observation(cases=outputs), cases, int8).ok is ok
+
+
+@pytest.mark.parametrize("size", [1, 3, 32])
+def test_batches(size: int) -> None:
+    right = SINGLES[torch.arange(size) % 4]
+    wrong = right.clone()
+    wrong[-1] += 0.01
+    for int8 in (False, True):
+        assert checks.check_batches(observation(), int8).ok
+        assert not checks.check_batches(observation(**{f"batch_{size}": wrong}), int8).ok
+        assert not checks.check_batches(observation(**{f"batch_{size}": right.flip(1)}), int8).ok
+    short = checks.check_batches(observation(**{f"batch_{size}": right[1:]}), False)
+    assert (short.ok, f"a batch of {size} gives" in short.detail) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("int8_kernels", "float_kernels", "int8", "ok"),
+    [
+        ({"quantized::conv2d": 3}, {}, True, True),
+        ({}, {}, True, False),
+        ({}, {"aten::conv2d": 3}, True, False),
+        ({"quantized::conv2d": 3}, {"aten::conv2d": 1}, True, False),
+        ({"quantized::conv2d": 3}, {"aten::linear": 1}, True, False),
+        ({}, {"aten::conv2d": 3}, False, True),
+        ({"quantized::linear": 1}, {"aten::conv2d": 3}, False, False),
+    ],
+)
+def test_kernels(int8_kernels: dict[str, int], float_kernels: dict[str, int], int8: bool, ok: bool) -> None:
+    check = checks.check_kernels({"kernels": {"int8": int8_kernels, "float": float_kernels}}, int8)
+    assert check.ok is ok
+    assert all(f"{count} {name}" in check.detail for name, count in {**int8_kernels, **float_kernels}.items())
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected", "int8", "failing"),
+    [
+        ({}, {}, False, []),
+        ({"test": SINGLES + 1e-5}, {}, False, []),
+        ({"test": SINGLES + 1e-2}, {}, False, ["source model"]),
+        ({"test": SINGLES[:, :2]}, {}, False, ["source model"]),
+        ({"test": SINGLES * float("inf")}, {}, False, ["source model", "test accuracy"]),
+        ({}, {"class_names": ("a", "c", "b")}, False, ["labels"]),
+        ({}, {"preprocessing_error": 1e-3}, False, ["preprocessing"]),
+        ({}, {}, True, ["labels"]),  # the file says int8, the model is float
+        ({}, {"fake_quantized": SINGLES}, False, ["labels"]),  # the reverse
+        ({}, {"fake_quantized": SINGLES + 0.02}, True, []),
+        ({"test": SINGLES + 1e-4}, {"fake_quantized": SINGLES}, True, ["source model"]),
+        ({}, {"fake_quantized": SINGLES + 2}, True, ["fake-quantized model"]),
+        ({}, {"fake_quantized": SINGLES.flip(1)}, True, ["fake-quantized model"]),
+    ],
+)
+def test_source(observed: dict[str, Any], expected: dict[str, Any], int8: bool, failing: list[str]) -> None:
+    made = checks.check_source(observation(**observed), reference(**expected), NAMES, int8)
+    assert failed(made) == failing
+
+
+def test_verdict() -> None:
+    good, bad = Check("a", True, "fine"), Check("b", False, "broken")
+    passed = Verification(Path("x.ts"), "0" * 64, 5, (good,), latency={1: {"p50_ms": 0.5}})
+    assert (passed.ok, passed.failures) == (True, "")
+    assert json.loads(json.dumps(passed.to_dict()))["latency"] == {"1": {"p50_ms": 0.5}}
+    refused = dataclasses.replace(passed, checks=(good, bad))
+    assert (refused.ok, refused.failures) == (False, "b: broken")
