@@ -212,10 +212,11 @@ def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Ru
         save_model(model, stage_run.model_dir)
         stage_run.record("model")
         _export(chain, model, stage_run, stage_run.path / ARTIFACT)
+        stage_run.record("exports")
         row = _describe(chain, label, model, stage_run)
         *shown, row = _measured(chain, [start, row])
         write_rows(stage_run.path / "row.json", [row])
-        stage_run.record("exports", "row.json")
+        stage_run.record("row.json")
         stage_run.finish("complete", error=None, **row.metrics())
     get_console().table(*format_rows([*shown, row]), title=label)
 

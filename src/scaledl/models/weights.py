@@ -26,7 +26,8 @@ def write_weights(module: nn.Module, path: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
-    metadata = {"format": "pt", MEMORY_FORMAT: "channels_last" if is_channels_last(module) else "contiguous"}
+    # a single key: safetensors writes several in random order, and equal models shall have equal hashes
+    metadata = {MEMORY_FORMAT: "channels_last" if is_channels_last(module) else "contiguous"}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 

@@ -54,7 +54,7 @@ def test_a_stages_own_settings_win() -> None:
 
 
 def test_there_is_always_an_epoch() -> None:
-    config = replace(RUN_CONFIG, {"trainer.epochs": 1})
+    config = replace(RUN_CONFIG, {"trainer.epochs": 1, "scheduler.warmup_epochs": 0.0})
     assert finetune_config(context(QATConfig(), config), epochs_share=0.25, lr_share=0.1).trainer.epochs == 1
 
 
