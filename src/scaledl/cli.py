@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -23,20 +24,33 @@ class _Parser(argparse.ArgumentParser):
     """Argument errors in our form: what was wrong, the nearest right thing, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.search(r"argument verb: invalid choice: '([^']*)'", message)
+        unknown = re.search(r"argument ([^:]+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         if unknown:
-            message = f"unknown verb '{unknown[1]}'; {_hint(unknown[1], list(VERBS), 'verbs')}"
-        self.exit(2, f"{self.prog}: error: {message}\n")
+            choices = [choice.strip("' ") for choice in unknown[3].split(",")]
+            what = "verb" if unknown[1] == "verb" else "value" if unknown[1].startswith("-") else "action"
+            where = f"{unknown[1]}: " if what == "value" else ""
+            message = f"{where}unknown {what} {unknown[2]!r}; {_hint(unknown[2], choices)}"
+        elif message.startswith("the following arguments are required"):
+            message = f"{message}; `{self.prog} --help` explains them"
+        from scaledl.console import printable
+
+        self.exit(2, printable(f"{self.prog}: error: {message}") + "\n")
 
     def refuse(self, extra: Sequence[str]) -> NoReturn:
         """Say which arguments are not known, and the nearest flag that is."""
         flags = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        self.error(f"unrecognized arguments: {' '.join(extra)}; {_hint(extra[0], flags, 'flags')}")
+        first = next((argument for argument in extra if argument.startswith("-")), extra[0])
+        hint = (
+            _hint(first.partition("=")[0], flags)
+            if first.startswith("-")
+            else f"`{self.prog} --help` lists what it takes"
+        )
+        self.error(f"unrecognized arguments: {shlex.join(extra)}; {hint}")
 
 
-def _hint(word: str, known: list[str], what: str) -> str:
+def _hint(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"{what}: {', '.join(known)}"
+    return f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(known)}"
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +83,9 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("args", nargs="*", metavar="RUN | key=value", help="the run to compress, then overrides")
     parser.add_argument("--method", metavar="M[,M…]", help="distill, prune, qat, ptq; several make one chain")
     parser.add_argument("--recipe", metavar="FILE", help="YAML with `stages:`, instead of --method")
+    parser.add_argument(
+        "--id", help="same as run.id=ID; by default it follows from the recipe, so it resumes by itself"
+    )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: runs)")
 
 
@@ -96,12 +113,10 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "targets", nargs="+", metavar="A", help="exported files and runs (runs: eager fp32)"
-    )
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="exported files and runs (runs: eager fp32)")
     parser.add_argument("--batch-sizes", default="1,64", metavar="N[,N…]")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (default: 15)")
+    parser.add_argument("--threads", metavar="N", default="1", help="CPU threads (default: 1)")
+    parser.add_argument("--rounds", metavar="N", default="15", help="interleaved rounds, at least 3 (default: 15)")
     parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
     _root_argument(parser)
 
@@ -117,16 +132,22 @@ def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _config_verb_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="show|keys|schema|check")
-    for action, text in (
-        ("show", "print the resolved config as YAML"),
-        ("check", "validate a config and say so"),
-    ):
-        _config_arguments(_add_common(actions.add_parser(action, help=text)))
-    _add_common(actions.add_parser("keys", help="list every key: type, default, allowed, meaning"))
-    _add_common(actions.add_parser("schema", help="print the JSON Schema, for editors"))
+    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(CONFIG_ACTIONS))
+    for action, (text, takes_config) in CONFIG_ACTIONS.items():
+        sub = _add_common(
+            actions.add_parser(action, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        )
+        sub.set_defaults(parser=sub)
+        if takes_config:
+            _config_arguments(sub)
 
 
+CONFIG_ACTIONS = {
+    "show": ("print the resolved config as YAML", True),
+    "check": ("validate a config and say so", True),
+    "keys": ("list every key: type, default, allowed, meaning", False),
+    "schema": ("print the JSON Schema, for editors", False),
+}
 Arguments = Callable[[argparse.ArgumentParser], None]
 
 VERBS: dict[str, tuple[str, Arguments]] = {
@@ -150,8 +171,8 @@ def _add_common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
-    """The parser, and the parser of each verb."""
+def build_parser() -> _Parser:
+    """The parser of all verbs; `parser` among the parsed arguments is the one of the verb that was given."""
     parser = _Parser(
         prog="scaledl",
         description="One YAML config from training to a small, verified TorchScript file.",
@@ -160,23 +181,21 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     parser.add_argument("--version", action="version", version=f"scaledl {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=_Parser)
-    parsers = {}
     for verb, (text, add_arguments) in VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", epilog=EXIT_CODES)
         sub.allow_abbrev = False
         add_arguments(sub)
         if verb != "config":
+            sub.set_defaults(parser=sub)
             _add_common(sub)
-        parsers[verb] = sub
-    return parser, parsers
+    return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse; overrides may stand before, between and after flags."""
-    parser, parsers = build_parser()
-    args, extra = parser.parse_known_args(argv)
+    args, extra = build_parser().parse_known_args(argv)
     if extra and (not hasattr(args, "args") or any(argument.startswith("-") for argument in extra)):
-        parsers[args.verb].refuse(extra)
+        args.parser.refuse(extra)
     if extra:
         args.args.extend(extra)
     return args

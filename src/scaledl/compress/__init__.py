@@ -1,0 +1,1 @@
+"""Compression: stages that take a model and give a smaller one, and the chain that runs them."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +12,12 @@ from scaledl.compress.distill import choose_student
 from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
 from scaledl.compress.rows import StageRow, format_rows, read_rows, write_rows
 from scaledl.compress.stage import StageContext, stage_key, stage_label
-from scaledl.config import Config
+from scaledl.config import Config, changed_keys, describe_changes
 from scaledl.config.registry import FORMATS, METHODS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
 from scaledl.console import get_console
 from scaledl.data import DataModule
-from scaledl.errors import Interrupted, Preempted, UsageError
+from scaledl.errors import UsageError
 from scaledl.models.quantized import check_engine, is_quantized
 from scaledl.models.structure import Model, load_model, save_model
 from scaledl.run import Parent, Run
@@ -33,7 +31,7 @@ ARTIFACT = "exports/model.ts"
 START_ARTIFACT = "exports/start.ts"
 # keys of a config that change nothing about a stage's result
 _FREE = (
-    "run.name", "run.id", "run.root", "data.root", "data.download", "compress.",
+    "run.name", "run.id", "run.root", "data.root", "data.download",
     "trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps",
 )  # fmt: skip
 
@@ -110,35 +108,20 @@ def _refuse_changes(chain: Chain, index: int, stage: Stage) -> None:
     path = chain.run.path / chain.stage_path(index, stage)
     if not path.exists():
         return
-    old, new = Run.open(path).config, chain.config
-    changed = [f"{key} (was {was!r}, is {now!r})" for key, was, now in _differences(old, new, index)]
+    old, new = _settings(Run.open(path).config, index), _settings(chain.config, index)
+    changed = changed_keys(old, new, ignore=_FREE)
     if changed:
         raise UsageError(
-            f"{path} was made with other settings: {', '.join(changed)}. "
+            f"{path} was made with other settings: {describe_changes(changed)}. "
             f"Restore them, give the new recipe another run.id, or remove the folder {path}"
         )
 
 
-def _differences(old: Config, new: Config, index: int) -> Iterator[tuple[str, Any, Any]]:
-    before, after = _flat_stage(old, index), _flat_stage(new, index)
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            yield key, before.get(key), after.get(key)
-
-
-def _flat_stage(config: Config, index: int) -> dict[str, Any]:
-    flat = {k: v for k, v in _flat(config.model_dump(mode="json"), "") if not k.startswith(_FREE)}
+def _settings(config: Config, index: int) -> dict[str, Any]:
+    """All that a stage's result depends on: of the recipe only its own part."""
     stages = config.compress.stages
     own = stages[index].model_dump(mode="json") if index < len(stages) else {}
-    return flat | {f"{stage_key(index)}.{key}": value for key, value in own.items()}
-
-
-def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+    return {**config.model_dump(mode="json", exclude={"compress"}), stage_key(index): own}
 
 
 def _run_stages(chain: Chain) -> list[StageRow]:
@@ -205,7 +188,7 @@ def _is_done(stage_run: Run, index: int, stage: Stage) -> bool:
 
 def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Run, start: StageRow) -> None:
     label = stage_label(index, stage.method)
-    with _attempt(stage_run):
+    with stage_run.attempt():
         get_console().info(f"{label}: {stage_run.path}")
         context = StageContext(chain.config, stage, stage_run, chain.data, chain.teacher, index, chain.run)
         model = METHODS.resolve(stage.method)(load_model(prior.model_dir), context)
@@ -243,16 +226,3 @@ def _measured(chain: Chain, rows: list[StageRow]) -> list[StageRow]:
     targets = {row.name: file_forward(chain.run.path / row.file, chain.config) for row in rows}
     in_shape = chain.teacher.structure.in_shape
     return with_latency([rows[0], eager, *rows[1:]], {**targets, EAGER_ROW: chain.eager}, in_shape, chain.config)
-
-
-@contextmanager
-def _attempt(stage_run: Run) -> Iterator[None]:
-    stage_run.begin()
-    try:
-        yield
-    except (Preempted, Interrupted, KeyboardInterrupt) as stop:
-        stage_run.finish("preempted", error=str(stop) or "interrupted")
-        raise
-    except BaseException as error:
-        stage_run.finish("failed", error=f"{type(error).__name__}: {error}")
-        raise

@@ -71,7 +71,8 @@ def prune_model(model: Model, stage: PruneConfig, batches: Iterator[Batch], *, k
     after = sum(p.numel() for p in module.parameters())
     get_console().info(
         f"pruned {len(plan.chosen)} of {len(plan.chosen) + plan.skipped} groups of layers: "
-        f"{before:,} -> {after:,} parameters" + (f"; {plan.skipped} stay whole" if plan.skipped else "")
+        f"{before:,} -> {after:,} parameters"
+        + (f"; {plan.skipped} stay whole (round_to={stage.round_to})" if plan.skipped else "")
     )
     return Model(module, model.structure.then(resize_change(model.structure, module)))
 

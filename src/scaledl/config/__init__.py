@@ -1,5 +1,6 @@
 """The config: typed sections, YAML and overrides to a validated value, names to functions. Imports nothing heavy."""
 
+from .compare import changed_keys, describe_changes
 from .errors import ConfigError, Problem
 from .keys import KeyInfo, config_keys, json_schema
 from .load import dump_yaml, load_config, replace
@@ -12,7 +13,9 @@ __all__ = [
     "ConfigError",
     "KeyInfo",
     "Problem",
+    "changed_keys",
     "config_keys",
+    "describe_changes",
     "dump_yaml",
     "json_schema",
     "load_config",

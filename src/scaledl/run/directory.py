@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from scaledl.errors import UsageError
+from scaledl.console import get_console
+from scaledl.errors import Interrupted, Preempted, ScaledlError, UsageError
 from scaledl.run.attempt import exclusive, liveness
 from scaledl.run.create import (
     CONFIG_FILE,
@@ -207,6 +209,30 @@ class Run:
             merged = {**self.manifest.metrics, **{key: float(value) for key, value in metrics.items()}}
             self._rewrite({"status": status, "error": error, "metrics": merged})
             self._lease.release()
+
+    @contextmanager
+    def attempt(self) -> Iterator[int]:
+        """`begin`, and whatever ends the block early is kept as `preempted` or `failed`; the block itself finishes.
+
+        Raises UsageError when a live process holds the run.
+        """
+        number = self.begin()
+        try:
+            yield number
+        except (Preempted, Interrupted, KeyboardInterrupt) as stop:
+            self._ended_by("preempted", str(stop) or "interrupted")
+            raise
+        except BaseException as error:
+            known = isinstance(error, ScaledlError)
+            self._ended_by("failed", str(error) if known else f"{type(error).__name__}: {error}")
+            raise
+
+    def _ended_by(self, status: str, error: str) -> None:
+        """A full disk or a newer attempt must not hide what went wrong first."""
+        try:
+            self.finish(status, error=error)
+        except ScaledlError as problem:
+            get_console().warn(f"the status of {self.path} could not be written: {problem}")
 
     # Changes
 

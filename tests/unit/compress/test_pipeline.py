@@ -226,18 +226,22 @@ def test_a_stage_that_was_cut_off_ends_with_the_same_bits(
     assert digests(cut.model_dir) == digests(whole.model_dir)
 
 
+DAMAGED = [[{"method": "ptq", "samples": 64}], [{"method": "prune", "round_to": 2, "epochs": 1}]]
+
+
+@pytest.mark.parametrize("recipe", DAMAGED, ids=lambda recipe: recipe[0]["method"])
 def test_a_damaged_stage_is_made_again(
-    source: Run, data: DataModule, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    recipe: list[dict[str, Any]], source: Run, data: DataModule, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = [{"method": "ptq", "samples": 64}]
     run = new_chain(tmp_path, recipe)
     run_chain(source, run.config, run, data)
     expected = digests(run.model_dir)
-    artifact = run.stages / "01-ptq" / "exports" / "model.ts"
+    artifact = next(run.stages.glob("01-*/exports/model.ts"))
     artifact.write_bytes(artifact.read_bytes()[:-1])
     run_chain(source, run.config, run, data)
-    assert "stage 1 ptq: made again" in "".join(capfd.readouterr())
-    stage_run(run, "01-ptq").verify_files()
+    method = recipe[0]["method"]
+    assert f"stage 1 {method}: made again" in "".join(capfd.readouterr())
+    stage_run(run, f"01-{method}").verify_files()
     assert digests(run.model_dir) == expected
 
 

@@ -1,0 +1,112 @@
+"""What every run ends with: data that are checked, an evaluation, a verified file, a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scaledl.config import Config
+from scaledl.console import get_console
+from scaledl.errors import ScaledlError, UsageError
+from scaledl.run import Run, atomic_json
+
+if TYPE_CHECKING:
+    from scaledl.data import DataModule
+    from scaledl.evaluate import Evaluation
+    from scaledl.export import Artifact, Verification
+    from scaledl.models.structure import Model
+
+Split = Literal["val", "test"]
+
+
+@contextmanager
+def reported_attempt(run: Run, config: Config) -> Iterator[None]:
+    """An attempt that leaves a report, of a failure as well. None begins where another process holds the run."""
+    began = False
+    try:
+        with run.attempt():
+            began = True
+            yield
+    finally:
+        if began:
+            _try_report(run, Path(config.run.root))
+
+
+def _try_report(run: Run, root: Path) -> None:
+    """A full disk must neither hide what stopped the run nor undo a complete one."""
+    from scaledl.report import write_report
+
+    try:
+        write_report(run, root)
+    except ScaledlError as error:
+        get_console().warn(f"no report: {error}")
+
+
+def data_of(run: Run, config: Config) -> DataModule:
+    """The data of `config`, if it still is what `run` was trained on."""
+    from scaledl.data import build_data
+
+    data = build_data(config.data, config.run.seed)
+    check_fingerprint(data, run.manifest.data_fingerprint, str(run.path))
+    return data
+
+
+def check_fingerprint(data: DataModule, known: str | None, who: str) -> None:
+    if known is not None and known != data.spec.fingerprint:
+        raise UsageError(
+            f"data.source: {data.spec.source} is not what {who} was trained on (fingerprint "
+            f"{data.spec.fingerprint[:12]} instead of {known[:12]}); restore the data or start another run"
+        )
+
+
+def keep_result(run: Run, model: Model, data: DataModule, metrics: dict[str, float]) -> None:
+    from scaledl.models.structure import save_model
+
+    save_model(model, run.model_dir)
+    evaluation = evaluate_split(model.module, data, run.config, "test")
+    write_evaluation(run.path / "evaluation.json", evaluation, data)
+    run.record("model", "evaluation.json")
+    run.finish("complete", error=None, **metrics, test_accuracy=evaluation.accuracy, test_loss=evaluation.loss)
+
+
+def publish(run: Run, data: DataModule) -> None:
+    """Export and verify the result of a chain, and evaluate the file itself."""
+    from scaledl.models.structure import load_model
+    from scaledl.runtime import load
+
+    artifact, _ = export_model(run, load_model(run.model_dir), data, run.exports / "model.ts")
+    evaluation = evaluate_split(load(artifact.path).predict, data, run.config, "test")
+    write_evaluation(run.path / "evaluation.json", evaluation, data)
+    run.record("model", "exports", "table.json", "evaluation.json")
+    run.finish("complete", test_accuracy=evaluation.accuracy, test_loss=evaluation.loss, size_bytes=artifact.size)
+
+
+def evaluate_split(predict: Any, data: DataModule, config: Config, split: Split) -> Evaluation:
+    from scaledl.evaluate import evaluate as evaluate_outputs
+
+    loader = data.eval_loader(split, config.data.eval_batch_size)
+    return evaluate_outputs(predict, loader, data.spec.num_classes)
+
+
+def write_evaluation(path: Path, evaluation: Evaluation, data: DataModule) -> None:
+    """Write accuracy, loss and confusion matrix (rows: true class) as JSON."""
+    atomic_json(
+        path,
+        {
+            "accuracy": evaluation.accuracy,
+            "loss": evaluation.loss,
+            "count": evaluation.count,
+            "labels": list(data.spec.labels),
+            "confusion": evaluation.confusion.tolist(),
+        },
+    )
+
+
+def export_model(run: Run, model: Model, data: DataModule, path: Path) -> tuple[Artifact, Verification]:
+    from scaledl.export import export_and_verify
+
+    parent = run.as_parent()
+    source = {"name": run.name, "id": run.id, "sha256": parent.sha256, "config": run.config.model_dump(mode="json")}
+    return export_and_verify(model, data, path, config=run.config.export, source=source, run=run)

@@ -1,0 +1,131 @@
+"""Verbs that make runs: train, compress, chain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scaledl.api.results import data_of, keep_result, publish, reported_attempt
+from scaledl.config import Config, changed_keys, describe_changes, replace
+from scaledl.console import get_console
+from scaledl.errors import UsageError
+from scaledl.run import Parent, Run, default_id
+
+# What may differ when a run goes on: it changes neither the weights nor the order of samples.
+_FREE = (
+    *("run.name", "run.id", "run.root", "data.root", "data.download"),
+    *("trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps"),
+)
+_FREE_IN_TRAINING = (*_FREE, "compress.", "export.")
+
+
+def train(config: Config) -> Run:
+    """Train as `config` says and evaluate the result on the test split; a fixed run.id resumes.
+
+    Raises:
+        UsageError: the id belongs to a run of another config or another dataset.
+        Preempted, Interrupted: stopped by a signal after saving.
+    """
+    name = config.run.name or f"{config.model.family}-{config.data.source}"
+    run = Run.open_or_create(Path(config.run.root), name, default_id(config), kind="train", config=config)
+    _refuse_changes(run, config, _FREE_IN_TRAINING)
+    if run.state == "complete":
+        get_console().info(f"{run.path}: already complete")
+        return run
+    with reported_attempt(run, config):
+        get_console().info(f"run {run.path}")
+        from scaledl.models.structure import new_model
+        from scaledl.train import fit
+
+        data = data_of(run, config)
+        run.update(data_fingerprint=data.spec.fingerprint)
+        model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
+        result = fit(config, run, data, model)
+        keep_result(run, result.model, data, result.metrics)
+    return run
+
+
+def compress(source: Run, config: Config) -> Run:
+    """Run the recipe in `config.compress` on a complete run; export and verify the result.
+
+    The new run lies beside its source unless `config.run.root` says otherwise. Its id follows from the source's model
+    and the config, so that the same call goes on where it stopped; a `config.run.id` of its own is kept.
+
+    Raises:
+        UsageError: no recipe, an order that cannot work, a student larger than its teacher.
+        VerdictError: the exported file failed its verification.
+    """
+    if not config.compress.stages:
+        raise UsageError("compress: no recipe; give --method distill,prune,qat or --recipe FILE")
+    parent = source.as_parent()
+    config = replace(config, {"run.name": source.name, "run.id": _recipe_id(source, parent, config)})
+    run = _compressed_before(config, parent)
+    if run is not None and run.state == "complete":
+        get_console().info(f"{run.path}: already complete")
+        return run
+    from scaledl.compress import pipeline
+
+    data = data_of(source, config)
+    pipeline.check_chain(source, config, data)
+    run = Run.open_or_create(
+        Path(config.run.root), source.name, config.run.id, kind="compress", config=config, parents=(parent,)
+    )
+    with reported_attempt(run, config):
+        get_console().info(f"compressing {source.path} -> {run.path}")
+        run.update(data_fingerprint=data.spec.fingerprint)
+        pipeline.run_chain(source, config, run, data)
+        publish(run, data)
+    return run
+
+
+def chain(config: Config) -> tuple[Run, Run]:
+    """Train and compress in one go; each part resumes or is taken from what is there."""
+    if not config.compress.stages:
+        raise UsageError(
+            "compress.stages: empty; a chain needs a recipe: in the config, or as "
+            "compress.stages='[{method: distill}, {method: prune}, {method: qat}]'"
+        )
+    if config.run.id is None:
+        config = replace(config, {"run.id": default_id(config) or f"chain-{_digest(config)}"})
+    trained = train(config)
+    return trained, compress(trained, config)
+
+
+def _refuse_changes(run: Run, config: Config, free: Sequence[str]) -> None:
+    changed = changed_keys(run.config, config, ignore=free)
+    if changed:
+        raise UsageError(
+            f"{run.path} was started with another config; changed: {describe_changes(changed)}. "
+            "Give the run another --id, or restore these keys"
+        )
+
+
+def _compressed_before(config: Config, parent: Parent) -> Run | None:
+    """The run of this id, when it is of the same recipe and the same model."""
+    path = Path(config.run.root) / str(config.run.name) / str(config.run.id)
+    if not path.exists():
+        return None
+    run = Run.open(path)
+    if run.kind != "compress":
+        raise UsageError(f"run {run.label} exists and is a {run.kind} run, not a compress run; take another --id")
+    _refuse_changes(run, config, _FREE)
+    if parent.sha256 not in [known.sha256 for known in run.manifest.parents]:
+        raise UsageError(f"{run.path} was made from another model than {parent.path}; take another --id")
+    return run
+
+
+def _recipe_id(source: Run, parent: Parent, config: Config) -> str:
+    if config.run.id not in (None, source.id, source.config.run.id):
+        return str(config.run.id)
+    methods = "-".join(stage.method for stage in config.compress.stages)
+    return f"{source.id}-{methods}"[:91] + f"-{_digest(config, parent.sha256)}"
+
+
+def _digest(config: Config, *more: str) -> str:
+    """Of what decides the result: not of names and folders."""
+    free: dict[str, Any] = {"run": {"id", "name", "root"}, "data": {"root", "download"}}
+    content = json.dumps([config.model_dump(mode="json", exclude=free), *more], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -1,0 +1,19 @@
+"""One function per verb: from parsed arguments through the api to what the user reads. No torch before it is needed."""
+
+from scaledl.commands.looking import config, lineage, report, runs
+from scaledl.commands.making import chain, compress, train
+from scaledl.commands.measuring import bench, evaluate, export, verify
+
+__all__ = [
+    "bench",
+    "chain",
+    "compress",
+    "config",
+    "evaluate",
+    "export",
+    "lineage",
+    "report",
+    "runs",
+    "train",
+    "verify",
+]

@@ -1,0 +1,83 @@
+"""train, chain, compress. The stop signals are taken before torch is imported, which lasts a second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from scaledl.commands.arguments import chosen_run, given_config, identity, override, resumed_config, split_arguments
+from scaledl.commands.output import command, print_compressed, print_json, print_trained, run_document
+from scaledl.config import Config, load_config, parse_recipe
+from scaledl.distributed.preemption import stop_flag
+from scaledl.errors import Interrupted, Preempted
+from scaledl.run import Run, default_id
+
+TABLE = "table.json"
+
+
+def train(args: argparse.Namespace) -> None:
+    stop_flag.install()
+    config = resumed_config(args) if args.resume is not None else given_config(args)
+    from scaledl import api
+
+    try:
+        run = api.train(config)
+    except (Preempted, Interrupted) as stop:
+        raise type(stop)(f"{stop}. To go on: {_again(config)}") from stop
+    print_json(run_document(run)) if args.json else print_trained(run)
+
+
+def _again(config: Config) -> str:
+    """With a fixed id the same command resumes; without one it would start another run."""
+    fixed = default_id(config) is not None or "--resume" in sys.argv
+    return command(*sys.argv[1:], *([] if fixed else ["--resume"]))
+
+
+def chain(args: argparse.Namespace) -> None:
+    stop_flag.install()
+    config = given_config(args)
+    from scaledl import api
+
+    try:
+        trained, compressed = api.chain(config)
+    except (Preempted, Interrupted) as stop:
+        raise _same_again(stop) from stop
+    _print_chain(args, trained, compressed)
+
+
+def compress(args: argparse.Namespace) -> None:
+    stop_flag.install()
+    target, overrides = split_arguments(args.args)
+    source = chosen_run(target, args.root, kinds=("train",))
+    config = _recipe_config(args, source, overrides)
+    from scaledl import api
+
+    try:
+        run = api.compress(source, config)
+    except (Preempted, Interrupted) as stop:
+        raise _same_again(stop) from stop
+    _print_chain(args, source, run)
+
+
+def _recipe_config(args: argparse.Namespace, source: Run, overrides: list[str]) -> Config:
+    """The source's config with the recipe; the new run lies beside its source."""
+    methods = args.method.split(",") if args.method is not None else None
+    recipe, rest = parse_recipe(methods, args.recipe, overrides, source.config.compress)
+    beside = override("run.root", source.path.parent.parent)
+    config = load_config(None, [beside, *rest, *identity(args)], base=source.config)
+    return config.model_copy(update={"compress": recipe})
+
+
+def _same_again(stop: Preempted | Interrupted) -> Preempted | Interrupted:
+    return type(stop)(f"{stop}. To go on: {command(*sys.argv[1:])}")
+
+
+def _print_chain(args: argparse.Namespace, source: Run, run: Run) -> None:
+    from scaledl.compress.rows import format_rows, read_rows
+
+    rows = read_rows(run.path / TABLE)
+    if args.json:
+        table = json.loads((run.path / TABLE).read_text(encoding="utf-8"))
+        return print_json({**run_document(run), "artifact": str(run.exports / "model.ts"), "stages": table["rows"]})
+    return print_compressed(source, run, format_rows(rows))

@@ -1,0 +1,66 @@
+"""export, verify, evaluate, bench."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scaledl.commands.arguments import chosen_run, positive_ints
+from scaledl.commands.output import print_json, print_verification
+from scaledl.console import get_console
+from scaledl.errors import VerdictError
+
+ANY_KIND = ("train", "compress", "stage")
+
+
+def export(args: argparse.Namespace) -> None:
+    run = chosen_run(args.run, args.root, kinds=ANY_KIND)
+    from scaledl import api
+
+    output = Path(args.output) if args.output is not None else None
+    artifact, verification = api.export(run, output, force=args.force)
+    print_verification(artifact.path, verification, as_json=args.json)
+
+
+def verify(args: argparse.Namespace) -> None:
+    from scaledl import api
+
+    path = Path(args.file)
+    verification = api.verify(path, trust=args.trust)
+    print_verification(path, verification, as_json=args.json)
+    if not verification.ok:
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.checks if not check.ok)
+        raise VerdictError(f"{path} failed its verification: {failed}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    target = args.target if args.target is not None else str(chosen_run(None, args.root, kinds=()).path)
+    from scaledl import api
+
+    name, result, data = api.evaluate(target, Path(args.root), split=args.split, trust=args.trust)
+    if args.json:
+        document = {"target": name, "split": args.split, "accuracy": result.accuracy, "loss": result.loss}
+        return print_json({**document, "count": result.count, "confusion": result.confusion.tolist()})
+    console = get_console()
+    console.result(
+        f"{name}: {args.split} accuracy {100 * result.accuracy:.2f} %, loss {result.loss:.4f} "
+        f"({result.count:,} samples)"
+    )
+    per_class = result.confusion.diag().double() / result.confusion.sum(dim=1).clamp(min=1)
+    rows = [[label, f"{100 * share:.2f} %"] for label, share in zip(data.spec.labels, per_class.tolist(), strict=True)]
+    return console.table(["class", "accuracy"], rows)
+
+
+def bench(args: argparse.Namespace) -> None:
+    batch_sizes = positive_ints("--batch-sizes", args.batch_sizes.split(","))
+    [threads] = positive_ints("--threads", [args.threads])
+    [rounds] = positive_ints("--rounds", [args.rounds], least=3)
+    from scaledl import api
+    from scaledl.bench import to_table
+
+    rows = api.bench(
+        args.targets, Path(args.root), batch_sizes=batch_sizes, threads=threads, rounds=rounds, trust=args.trust
+    )
+    if args.json:
+        return print_json([row.to_dict() for row in rows])
+    return get_console().table(*to_table(rows))

@@ -1,0 +1,136 @@
+"""What the verbs print: one JSON document, or lines and tables for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from scaledl.console import get_console
+from scaledl.run import Parent, Run
+
+
+def print_json(document: Any) -> None:
+    """One document on standard output; JSON has no NaN and no infinities, so these become null."""
+    get_console().result(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def command(*words: object) -> str:
+    """A scaledl command as it must be typed here."""
+    return shlex.join([_program(), *map(str, words)])
+
+
+def _program() -> str:
+    """How this command was started."""
+    started = Path(sys.argv[0])
+    if started.name != "scaledl" or shutil.which("scaledl") == str(started.absolute()):
+        return "scaledl"
+    path = started.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    """A run for JSON."""
+    manifest = run.manifest
+    return {
+        "path": str(run.path),
+        "name": run.name,
+        "id": run.id,
+        "kind": run.kind,
+        "status": run.state,
+        "created": manifest.created,
+        "metrics": manifest.metrics,
+        "parents": [vars(parent) for parent in manifest.parents],
+        "error": manifest.error,
+    }
+
+
+def run_row(run: Run) -> list[str]:
+    """A run as a row of `scaledl runs`."""
+    manifest = run.manifest
+    accuracy = manifest.metrics.get("test_accuracy")
+    parents = ", ".join(f"{parent.name}/{parent.id}" for parent in manifest.parents)
+    return [run.label, run.kind, run.state, _percent(accuracy), _age(manifest.created), parents]
+
+
+def entry_document(entry: Run | Parent) -> dict[str, Any]:
+    """A relative for JSON."""
+    return run_document(entry) if isinstance(entry, Run) else {**vars(entry), "status": "not here"}
+
+
+def entry_line(entry: Run | Parent, current: Run) -> str:
+    """A relative on one line; the run that was asked for is marked."""
+    if not isinstance(entry, Run):
+        return f"{entry.name}/{entry.id}  (not here; sha256 {entry.sha256[:12]})"
+    accuracy = entry.manifest.metrics.get("test_accuracy")
+    shown = "" if accuracy is None else f"  test accuracy {_percent(accuracy)}"
+    mark = "  <- this run" if entry == current else ""
+    return f"{entry.label}  {entry.kind}  {entry.state}{shown}{mark}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"
+
+
+def _age(created: str) -> str:
+    moment = datetime.fromisoformat(created)
+    seconds = (datetime.now(UTC) - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))).total_seconds()
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def print_trained(run: Run) -> None:
+    """The result of a training, and what to do with it."""
+    console = get_console()
+    console.result(f"test accuracy  {_percent(run.manifest.metrics['test_accuracy'])}")
+    console.result(f"run            {run.path}")
+    _print_report(run, " " * 9)
+    recipe = [] if run.config.compress.stages else ["--method", "distill,prune,qat"]
+    console.result("try next:")
+    console.result(f"  {command('compress', run.path, *recipe)}")
+
+
+def print_compressed(source: Run, run: Run, table: tuple[list[str], list[list[str]]]) -> None:
+    """The before/after table of a chain, where its files are, and what to do with them."""
+    console = get_console()
+    console.table(*table)
+    artifact = run.exports / "model.ts"
+    console.result(f"artifact  {artifact} (verified)")
+    _print_report(run, " " * 4)
+    only_ptq = [stage.method for stage in run.config.compress.stages] == ["ptq"]
+    console.result("try next:")
+    console.result(f"  {command('bench', source.path, artifact)}")
+    console.result(f"  {command('evaluate', artifact)}")
+    console.result(f"  {command('compress', source.path, '--method', 'prune,qat' if only_ptq else 'ptq')}")
+
+
+def _print_report(run: Run, space: str) -> None:
+    report = run.path / "report.html"
+    if report.is_file():
+        get_console().result(f"report{space}{report}")
+
+
+def print_verification(path: Path, verification: Any, *, as_json: bool) -> None:
+    """Each check with its outcome, and the verdict."""
+    if as_json:
+        return print_json({"path": str(path), **verification.to_dict()})
+    console = get_console()
+    rows = [["ok" if check.ok else "FAILED", check.name, check.detail] for check in verification.checks]
+    console.table(["", "check", "detail"], rows)
+    return console.result(f"{path}: {'verified' if verification.ok else 'NOT verified'}")
