@@ -60,6 +60,7 @@ def compress(source: Run, config: Config) -> Run:
     """
     if not config.compress.stages:
         raise UsageError("compress: no recipe; give --method distill,prune,qat or --recipe FILE")
+    _refuse_other_model(source, config)
     parent = source.as_parent()
     config = replace(config, {"run.name": source.name, "run.id": _recipe_id(source, parent, config)})
     run = _compressed_before(config, parent)
@@ -100,6 +101,15 @@ def _refuse_changes(run: Run, config: Config, free: Sequence[str]) -> None:
         raise UsageError(
             f"{run.path} was started with another config; changed: {describe_changes(changed)}. "
             "Give the run another --id, or restore these keys"
+        )
+
+
+def _refuse_other_model(source: Run, config: Config) -> None:
+    other = changed_keys({"model": source.config.model_dump()["model"]}, {"model": config.model_dump()["model"]})
+    if other:
+        raise UsageError(
+            f"{describe_changes(other)}: a compression starts from the model of {source.path} as it is; "
+            "a student's keys are distill.student.KEY=VALUE, another model needs its own `scaledl train`"
         )
 
 

@@ -86,11 +86,19 @@ def _unfinished(target: str | None, root: Path, name: str | None) -> Run:
     raise UsageError(f"--resume: no unfinished training run{of_name} in {root}/; `scaledl runs` lists what is there")
 
 
+def runs_folder(root: str) -> Path:
+    """--root, which need not exist yet but may be nothing else than a folder."""
+    if not root or "\0" in root or (_exists(root) and not Path(root).is_dir()):
+        raise UsageError(f"--root: got {root!r}; allowed: the folder of all runs, such as runs; this is none")
+    return Path(root)
+
+
 def chosen_run(ref: str | None, root: str, *, kinds: Sequence[str], status: str | None = "complete") -> Run:
     """The run of this name; without one the newest complete training run, and it says which."""
+    folder = runs_folder(root)
     if ref is not None:
-        return find_run(ref, Path(root), kinds=kinds, status=status)
-    run = find_run(None, Path(root))
+        return find_run(ref, folder, kinds=kinds, status=status)
+    run = find_run(None, folder)
     get_console().info(f"no run given: taking the newest complete training run, {run.path}")
     return run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scaledl.commands.arguments import chosen_run, split_arguments
+from scaledl.commands.arguments import chosen_run, runs_folder, split_arguments
 from scaledl.commands.output import command, entry_document, entry_line, print_json, run_document, run_row
 from scaledl.config import config_keys, dump_yaml, json_schema, load_config
 from scaledl.console import get_console
@@ -24,7 +24,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def runs(args: argparse.Namespace) -> None:
-    found = list_runs(Path(args.root))
+    found = list_runs(runs_folder(args.root))
     if args.json:
         return print_json([run_document(run) for run in found])
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scaledl.commands.arguments import chosen_run, positive_ints
+from scaledl.commands.arguments import chosen_run, positive_ints, runs_folder
 from scaledl.commands.output import print_json, print_verification
 from scaledl.console import get_console
 from scaledl.errors import VerdictError
@@ -37,7 +37,7 @@ def evaluate(args: argparse.Namespace) -> None:
     target = args.target if args.target is not None else str(chosen_run(None, args.root, kinds=()).path)
     from scaledl import api
 
-    name, result, data = api.evaluate(target, Path(args.root), split=args.split, trust=args.trust)
+    name, result, data = api.evaluate(target, runs_folder(args.root), split=args.split, trust=args.trust)
     if args.json:
         document = {"target": name, "split": args.split, "accuracy": result.accuracy, "loss": result.loss}
         return print_json({**document, "count": result.count, "confusion": result.confusion.tolist()})
@@ -59,7 +59,7 @@ def bench(args: argparse.Namespace) -> None:
     from scaledl.bench import to_table
 
     rows = api.bench(
-        args.targets, Path(args.root), batch_sizes=batch_sizes, threads=threads, rounds=rounds, trust=args.trust
+        args.targets, runs_folder(args.root), batch_sizes=batch_sizes, threads=threads, rounds=rounds, trust=args.trust
     )
     if args.json:
         return print_json([row.to_dict() for row in rows])

@@ -10,7 +10,7 @@ from typing import Any
 
 from scaledl.compress.distill import choose_student
 from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
-from scaledl.compress.rows import StageRow, format_rows, read_rows, write_rows
+from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
 from scaledl.compress.stage import StageContext, stage_key, stage_label
 from scaledl.config import Config, changed_keys, describe_changes
 from scaledl.config.registry import FORMATS, METHODS
@@ -201,7 +201,7 @@ def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Ru
         write_rows(stage_run.path / "row.json", [row])
         stage_run.record("row.json")
         stage_run.finish("complete", error=None, **row.metrics())
-    get_console().table(*format_rows([*shown, row]), title=label)
+    get_console().info(summary(row, shown[0]))
 
 
 def _describe(chain: Chain, label: str, model: Model, stage_run: Run) -> StageRow:

@@ -81,6 +81,19 @@ def format_rows(rows: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
     return columns, [_cells(row, rows[0], sizes) for row in rows]
 
 
+def summary(row: StageRow, start: StageRow) -> str:
+    """One line on a finished stage.
+
+    >>> start = StageRow("start", 0.98, 1000, 2000, 4000, {1: 5.0})
+    >>> summary(StageRow("stage 1 prune", 0.975, 250, 500, 1000, {1: 0.5}), start)
+    'stage 1 prune: test accuracy 97.50 % (-0.50), file 1.0 kB (4.0x), 0.500 ms (10.0x) at batch 1'
+    """
+    sizes = sorted(row.latency_ms)
+    cells = _cells(row, start, sizes)
+    times = "".join(f", {_latency(row, start, size).replace(' (', ' ms (')} at batch {size}" for size in sizes)
+    return f"{row.name}: test accuracy {cells[1]}, file {cells[4]}{times}"
+
+
 def _cells(row: StageRow, start: StageRow, sizes: Sequence[int]) -> list[str]:
     points = "" if row is start else f" ({100 * (row.accuracy - start.accuracy):+.2f})"
     return [
