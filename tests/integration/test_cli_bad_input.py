@@ -72,7 +72,7 @@ def test_runs_says_how_to_start(empty: Path, call: Call) -> None:
         (["train", "--resume"], ["no unfinished training run"]),
         (["train", "tiny.yaml", "--resume"], ["no unfinished training run of tiny"]),
         (["train", "--resume", "x", "--id", "y"], ["--resume and --id"]),
-        (["chain"], ["compress.stages"]),
+        (["chain", "--json"], ["compress.stages"]),
         (["verify", "nope.ts"], ["no such file"]),
         (["verify", "."], ["folder"]),
         (["verify", "pipe"], ["pipe"]),
@@ -106,10 +106,10 @@ def test_mistakes_without_a_run(empty: Path, call: Call, arguments: list[str], w
         (["compress", "first", "--method", "prune", "model.hidden=[8]"], ["model.hidden", "(was [32], is [8])"]),
         (["compress", "first", "--method", "distill", "distill.student.hidden=[64]"], ["student", "at most"]),
         (["compress", "first", "--recipe", "nope.yaml"], ["nope.yaml"]),
-        (["compress", "first", "--method", "ptq", "--id", "first"], ["first", "train run", "--id"]),
+        (["compress", "first", "--method", "ptq", "--id", "first"], ["--id", "tiny/first is the run to be compressed"]),
         (["train", "tiny.yaml", "--id", "first", "run.seed=3"], ["run.seed (was 0, is 3)", "--id"]),
         (["train", "tiny.yaml", "--id", "first", "trainer.epochs=2"], ["trainer.epochs (was 1, is 2)"]),
-        (["train", "--resume", "first", "trainer.epochs=2"], ["trainer.epochs (was 1, is 2)"]),
+        (["train", "--resume", "first", "trainer.epochs=2", "--json"], ["trainer.epochs (was 1, is 2)"]),
         (["export", "first", "--output", "."], ["folder"]),
         (["export", "first", "--output", "tiny.yaml"], ["exists", "--force"]),
         (["export", "first", "--output", "tiny.yaml/x.ts"], ["not a folder"]),
@@ -130,10 +130,15 @@ def test_an_id_of_another_kind(chained: Any, call: Call) -> None:
     refused(call(chained.folder, "compress", name), "compress run")
 
 
-def test_another_recipe_under_the_same_id(workplace: Any, call: Call) -> None:
-    assert call(workplace.folder, "compress", "first", "--method", "ptq", "--id", "mine").code == 0
-    done = call(workplace.folder, "compress", "first", "--method", "ptq", "ptq.samples=64", "--id", "mine")
-    refused(done, "compress.stages.0.samples (was 1024, is 64)", "--id")
+def test_another_recipe_under_the_same_id(chained: Any, call: Call) -> None:
+    name = Path(chained.compressed).name
+    done = call(chained.folder, "compress", "first", "prune.ratio=0.25", "--id", name)
+    refused(done, "compress.stages.1.ratio (was 0.5, is 0.25)", "--id")
+
+
+def test_a_complete_run_with_a_changed_file(workplace: Any, call: Call) -> None:
+    (workplace.folder / workplace.artifact).write_bytes(b"x")
+    refused(call(workplace.folder, "compress", "first"), "exports/model.ts")
 
 
 def change(path: Path, **values: Any) -> None:
@@ -189,7 +194,8 @@ def test_a_file_that_was_tampered_with(workplace: Any, call: Call, how: str) -> 
 
 def test_a_failed_compression_leaves_a_report(workplace: Any, call: Call) -> None:
     """Nothing can be removed from 32 units in steps of 64; that is known in the stage only."""
-    refused(call(workplace.folder, "compress", "first", "--method", "prune", "prune.round_to=64", "--id", "bad"), "64")
+    arguments = ("compress", "first", "--method", "prune", "prune.round_to=64", "--id", "bad", "--json")
+    refused(call(workplace.folder, *arguments), "round_to=64")
     run = find_run("bad", workplace.folder / "runs", kinds=("compress",), status="failed")
     assert "nothing can be removed" in str(run.manifest.error)
     assert "nothing can be removed" in (run.path / "report.html").read_text()

@@ -33,8 +33,7 @@ def train(config: Config) -> Run:
     run = Run.open_or_create(Path(config.run.root), name, default_id(config), kind="train", config=config)
     _refuse_changes(run, config, _FREE_IN_TRAINING)
     if run.state == "complete":
-        get_console().info(f"{run.path}: already complete")
-        return run
+        return _already_complete(run)
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")
         from scaledl.models.structure import new_model
@@ -65,8 +64,7 @@ def compress(source: Run, config: Config) -> Run:
     config = replace(config, {"run.name": source.name, "run.id": _recipe_id(source, parent, config)})
     run = _compressed_before(config, parent)
     if run is not None and run.state == "complete":
-        get_console().info(f"{run.path}: already complete")
-        return run
+        return _already_complete(run)
     from scaledl.compress import pipeline
 
     data = data_of(source, config)
@@ -93,6 +91,12 @@ def chain(config: Config) -> tuple[Run, Run]:
         config = replace(config, {"run.id": default_id(config) or f"chain-{_digest(config)}"})
     trained = train(config)
     return trained, compress(trained, config)
+
+
+def _already_complete(run: Run) -> Run:
+    run.verify_files()
+    get_console().info(f"{run.path}: already complete")
+    return run
 
 
 def _refuse_changes(run: Run, config: Config, free: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from scaledl.commands.arguments import chosen_run, given_config, identity, overr
 from scaledl.commands.output import command, print_compressed, print_json, print_trained, run_document
 from scaledl.config import Config, load_config, parse_recipe
 from scaledl.distributed.preemption import stop_flag
-from scaledl.errors import Interrupted, Preempted
+from scaledl.errors import Interrupted, Preempted, UsageError
 from scaledl.run import Run, default_id
 
 TABLE = "table.json"
@@ -50,6 +50,8 @@ def compress(args: argparse.Namespace) -> None:
     stop_flag.install()
     target, overrides = split_arguments(args.args)
     source = chosen_run(target, args.root, kinds=("train",))
+    if args.id == source.id:
+        raise UsageError(f"--id: {source.label} is the run to be compressed; give another id, or none")
     config = _recipe_config(args, source, overrides)
     from scaledl import api
 

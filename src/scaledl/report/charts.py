@@ -60,7 +60,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """
     scale = max(1.0, abs(low), abs(high))
     if high - low < 1e-9 * scale:  # one value, as far as a picture can show
-        low, high = low - scale / 2, high + scale / 2
+        low, high = low - scale / 200, high + scale / 200
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)

@@ -1,0 +1,156 @@
+"""The verbs as functions: what they refuse before anything is done, and what a failure leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning  # noqa: F401  it sets a variable when it is imported, which is no leak of a test
+
+from scaledl import api
+from scaledl.config import Config, replace
+from scaledl.errors import ScaledlError, UsageError
+from scaledl.run import Run
+
+pytestmark = pytest.mark.unit
+
+STAGES = [{"method": "ptq"}]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    model = {"family": "mlp", "hidden": [8]}
+    changes = {"run.root": str(tmp_path / "runs"), "run.name": "n", "run.id": "i", "model": model}
+    return replace(Config(), {**changes, "trainer.epochs": 1, "trainer.num_threads": 1, "trainer.precision": "fp32"})
+
+
+def finished(config: Config) -> Run:
+    """A complete run, which holds no real model."""
+    run = Run.create(Path(config.run.root), "n", "i", config=config)
+    run.begin()
+    run.model_dir.mkdir()
+    (run.model_dir / "weights.safetensors").write_bytes(b"not loaded by anything here")
+    run.record("model")
+    run.finish("complete", test_accuracy=0.5)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"run.seed": 3}, r"run\.seed \(was 0, is 3\)"),
+        ({"optimizer.lr": 0.5}, r"optimizer\.lr \(was 0\.001, is 0\.5\)"),
+        ({"data.batch_size": 7, "trainer.epochs": 9}, r"data\.batch_size .*, trainer\.epochs "),
+    ],
+)
+def test_another_config_under_the_same_id(config: Config, changes: dict[str, Any], text: str) -> None:
+    finished(config)
+    with pytest.raises(UsageError, match=text):
+        api.train(replace(config, changes))
+
+
+def test_what_changes_no_weight_may_change(config: Config) -> None:
+    run = finished(config)
+    free = {"trainer.keep_last": 5, "trainer.log_every_n_steps": 1, "compress.stages": STAGES, "data.root": "/x"}
+    assert api.train(replace(config, free)) == run
+
+
+def test_a_complete_run_that_was_damaged_is_not_taken_for_complete(config: Config) -> None:
+    (finished(config).model_dir / "weights.safetensors").write_bytes(b"changed")
+    with pytest.raises(UsageError, match=r"weights\.safetensors"):
+        api.train(config)
+
+
+def test_other_data_fail_the_attempt_and_leave_a_report(config: Config) -> None:
+    run = Run.create(Path(config.run.root), "n", "i", config=config)
+    run.update(data_fingerprint="0" * 64)
+    with pytest.raises(UsageError, match=r"data\.source: digits is not what .* instead of 000000000000"):
+        api.train(config)
+    assert run.manifest.status == "failed"
+    assert "is not what" in (run.path / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_hides_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(run: Run, root: Path) -> Path:
+        raise ScaledlError("disk full")
+
+    monkeypatch.setattr("scaledl.report.write_report", full)
+    run = Run.create(Path(config.run.root), "n", "i", config=config)
+    run.update(data_fingerprint="0" * 64)
+    with pytest.raises(UsageError, match=r"data\.source"):
+        api.train(config)
+    assert "no report: disk full" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_left_alone(config: Config) -> None:
+    holder = Run.create(Path(config.run.root), "n", "i", config=config)
+    holder.begin()
+    with pytest.raises(UsageError, match="in use"):
+        api.train(config)
+    assert holder.state == "running"
+    assert not (holder.path / "report.html").exists()
+    holder.finish("failed")
+
+
+@pytest.mark.parametrize("verb", ["compress", "chain"])
+def test_no_recipe(config: Config, verb: str) -> None:
+    with pytest.raises(UsageError, match="recipe"):
+        api.chain(config) if verb == "chain" else api.compress(finished(config), config)
+
+
+def test_compress_refuses_another_model_than_the_source(config: Config) -> None:
+    source = finished(config)
+    with pytest.raises(UsageError, match=r"model\.hidden \(was \[8\], is \[4\]\)"):
+        api.compress(source, replace(config, {"model.hidden": [4], "compress.stages": STAGES}))
+    assert [path.name for path in source.path.parent.iterdir() if not path.is_symlink()] == ["i"]
+
+
+def test_compress_refuses_a_source_without_a_model(config: Config) -> None:
+    source = Run.create(Path(config.run.root), "n", "i", config=config)
+    with pytest.raises(UsageError, match="no saved model"):
+        api.compress(source, replace(config, {"compress.stages": STAGES}))
+
+
+def test_compress_refuses_a_run_of_another_source(config: Config) -> None:
+    source = finished(config)
+    asked = replace(config, {"compress.stages": STAGES, "run.id": "mine"})
+    other = Run.create(Path(config.run.root), "n", "mine", kind="compress", config=asked)
+    with pytest.raises(UsageError, match="made from another model"):
+        api.compress(source, asked)
+    assert other.manifest.attempts == 0
+
+
+def test_export_refuses_what_it_cannot_write(config: Config, tmp_path: Path) -> None:
+    run = finished(config)
+    file = tmp_path / "there.ts"
+    file.touch()
+    for output, text in (
+        (file, "--force"),
+        (tmp_path, "is a folder"),
+        (file / "x.ts", "is not a folder"),
+        (Path("/proc/x.ts"), "cannot be written"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            api.export(run, output)
+    assert file.read_bytes() == b""
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        api.verify(pipe)
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        api.evaluate(str(pipe), tmp_path)
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        api.bench([str(pipe)], tmp_path, batch_sizes=[1], threads=1, rounds=3)
+
+
+@pytest.mark.parametrize("target", ["a\0b", "x" * 5000])
+def test_names_that_no_file_can_have(target: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        api.evaluate(target, tmp_path)
