@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import statistics
@@ -160,6 +161,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     get_console().configure(quiet=True)
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     results = [run_case(name, args.rounds) for name in args.case or CASES]
     print(
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, pytorch-lightning {pl.__version__}"
