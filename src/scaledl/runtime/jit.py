@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import fx, nn
@@ -77,9 +78,18 @@ def quantized_engine(engine: str | None) -> Iterator[None]:
     supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
     if engine not in supported:
         raise UsageError(f"int8 engine {engine!r} is not available on this machine, which has: {', '.join(supported)}")
+    _spend_int8_warning()
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = engine
     try:
         yield
     finally:
         torch.backends.quantized.engine = before
+
+
+@cache
+def _spend_int8_warning() -> None:
+    """Have torch say here that quantized tensors are deprecated: once a process, and from TorchScript unstoppably."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor")
+        torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
