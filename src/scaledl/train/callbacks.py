@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from scaledl.console import Progress, get_console
 from scaledl.run import Run, atomic_write
 from scaledl.tasks.base import Task
+
+EPOCH_LINE_SECONDS = 2.0
 
 
 class Metrics(pl.Callback):
@@ -80,7 +83,7 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 class Display(pl.Callback):
-    """Progress over all optimizer steps of the run, and a line for every epoch."""
+    """Progress over all optimizer steps of the run, and a line after an epoch, at most every two seconds."""
 
     def __init__(self, metrics: Metrics, label: str, total_steps: int, refresh_steps: int) -> None:
         self.metrics = metrics
@@ -89,6 +92,7 @@ class Display(pl.Callback):
         self.refresh_steps = refresh_steps
         self._progress: Progress | None = None
         self._shown = 0
+        self._last_line = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._shown = trainer.global_step
@@ -109,6 +113,10 @@ class Display(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._show(trainer, pl_module)
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if not last and time.monotonic() - self._last_line < EPOCH_LINE_SECONDS:
+            return
+        self._last_line = time.monotonic()
         shown = "  ".join(f"{name} {value:.4f}" for name, value in pl_module.val_metrics.items())
         epochs = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         get_console().info(f"{self.label}  {epochs}  train_loss {self.metrics.last_loss:.4f}  {shown}")
