@@ -167,7 +167,9 @@ def check_source(observed: Observation, reference: Reference, class_names: tuple
         ]
     error, same = max_error(outputs, expected), agreement(outputs, expected)
     allowed = (INT8_TOLERANCE if int8 else FLOAT_TOLERANCE) * _scale(expected)
-    detail = f"{len(outputs):,} test inputs, largest error {error:.2g} (allowed {allowed:.2g}), same class {same:.2%}"
+    detail = (
+        f"{len(outputs):,} test inputs, largest error {error:.2g} (allowed {allowed:.2g}), same class {_percent(same)}"
+    )
     checks.append(Check("source model", error <= allowed and same >= FLOAT_AGREEMENT, detail))
     if reference.fake_quantized is not None:
         checks.append(_check_fake_quantized(outputs, reference.fake_quantized))
@@ -194,14 +196,14 @@ def _check_fake_quantized(outputs: Tensor, expected: Tensor) -> Check:
     ratio, same = sqnr_db(outputs, expected), agreement(outputs, expected)
     detail = (
         f"SQNR {ratio:.1f} dB (at least {FAKE_QUANTIZED_SQNR_DB:.0f}), "
-        f"same class {same:.2%} (at least {FAKE_QUANTIZED_AGREEMENT:.0%})"
+        f"same class {_percent(same)} (at least {100 * FAKE_QUANTIZED_AGREEMENT:.0f} %)"
     )
     return Check("fake-quantized model", ratio >= FAKE_QUANTIZED_SQNR_DB and same >= FAKE_QUANTIZED_AGREEMENT, detail)
 
 
 def _check_accuracy(outputs: Tensor, expected: Tensor, labels: Tensor) -> Check:
     finite = bool(outputs.isfinite().all())
-    detail = f"{accuracy(outputs, labels):.2%} (source model {accuracy(expected, labels):.2%})"
+    detail = f"{_percent(accuracy(outputs, labels))} (source model {_percent(accuracy(expected, labels))})"
     return Check("test accuracy", finite, detail if finite else "some outputs are NaN or infinite")
 
 
@@ -211,3 +213,7 @@ def _scale(expected: Tensor) -> float:
 
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -82,6 +82,18 @@ def atomic_json(path: str | Path, value: Any, what: str = "file") -> None:
     atomic_write(path, text + "\n", what)
 
 
+@contextmanager
+def storage_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn what storage refuses inside the block into one ScaledlError; for files that grow, not for replaced ones."""
+    try:
+        yield
+    except Exception as error:
+        problem = storage_problem(error, path.parent)
+        if problem is None:
+            raise
+        raise ScaledlError(f"cannot write the {what} {path}: {problem}") from error
+
+
 def storage_problem(error: BaseException, directory: Path) -> str | None:
     """Why storage refused, with the free space, or None when `error` is about something else.
 

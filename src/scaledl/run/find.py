@@ -138,7 +138,8 @@ def _checked(run: Run, kinds: Sequence[str], status: str | Sequence[str] | None)
     if run.kind not in kinds:
         raise UsageError(f"run {run.label} is a {run.kind} run; {_wanted(kinds, None)} is needed here")
     if not _matches(run.manifest.status, status):
-        raise UsageError(f"run {run.label} is {run.state}; a {_wanted((), status)} one is needed here")
+        go_on = f"; go on with it: scaledl train --resume {run.label}" if run.kind == "train" else ""
+        raise UsageError(f"run {run.label} is {run.state}; a {_wanted((), status)} one is needed here{go_on}")
     return run
 
 

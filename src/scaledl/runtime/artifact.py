@@ -162,6 +162,8 @@ def read_cases(data: bytes, path: Path) -> Cases:
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise UsageError(f"{path}: a folder, not a file; give the exported file in it, such as exports/model.ts")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: a pipe or a device, not a file; give an exported file")
     try:
         return path.read_bytes()
     except FileNotFoundError:
