@@ -170,3 +170,16 @@ def test_a_result_in_json_is_alone_on_standard_output(empty: Path, call: Call) -
     done = call(empty, "train", "tiny.yaml", "--json")
     assert document(done)["status"] == "complete"
     assert "epoch 1/1" in done.err
+
+
+def test_verify_gives_its_verdict_on_a_read_only_disk(
+    chained: Any, call: Call, tmpfs: Callable[[str], Path], remount: Callable[[Path, str], None]
+) -> None:
+    disk = tmpfs("20m")
+    for suffix in ("", ".json"):
+        shutil.copy(chained.folder / f"{chained.artifact}{suffix}", disk / f"model.ts{suffix}")
+    remount(disk, "ro")
+    done = call(chained.folder, "verify", str(disk / "model.ts"))
+    assert done.code == 0, done.err
+    assert "model.ts: verified" in done.out
+    assert "warning: the verification is not kept beside the file" in done.err

@@ -17,6 +17,7 @@ from scaledl.config.registry import FORMATS, METHODS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
 from scaledl.console import get_console
 from scaledl.data import DataModule
+from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import UsageError
 from scaledl.models.quantized import check_engine, is_quantized
 from scaledl.models.structure import Model, load_model, save_model
@@ -141,6 +142,7 @@ def _run_stages(chain: Chain) -> list[StageRow]:
         return read_rows(table)
     save_model(load_model(prior.model_dir), chain.run.model_dir)
     chain.run.record("model")
+    stop_flag.raise_if_set("all stages are complete")
     write_rows(table, _measured(chain, rows))
     chain.run.record(TABLE)
     return read_rows(table)
@@ -188,6 +190,7 @@ def _is_done(stage_run: Run, index: int, stage: Stage) -> bool:
 
 def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Run, start: StageRow) -> None:
     label = stage_label(index, stage.method)
+    stop_flag.raise_if_set(f"{label} had not begun")
     with stage_run.attempt():
         get_console().info(f"{label}: {stage_run.path}")
         context = StageContext(chain.config, stage, stage_run, chain.data, chain.teacher, index, chain.run)
@@ -196,6 +199,7 @@ def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Ru
         stage_run.record("model")
         _export(chain, model, stage_run, stage_run.path / ARTIFACT)
         stage_run.record("exports")
+        stop_flag.raise_if_set(f"{label} is trained and has yet to be measured")
         row = _describe(chain, label, model, stage_run)
         *shown, row = _measured(chain, [start, row])
         write_rows(stage_run.path / "row.json", [row])

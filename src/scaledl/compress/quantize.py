@@ -13,6 +13,7 @@ from scaledl.compress.stage import StageContext, finetune, finetune_config, star
 from scaledl.config import Config
 from scaledl.config.schema import AugmentConfig, PTQConfig, QATConfig
 from scaledl.console import get_console
+from scaledl.distributed.preemption import stop_flag
 from scaledl.models.quantized import (
     calibrating,
     freeze_batchnorm_,
@@ -58,6 +59,7 @@ def apply_ptq(model: Model, context: StageContext) -> Model:
     seen = 0
     with calibrating(prepared.module), torch.no_grad():
         for batch in loader:
+            stop_flag.raise_if_set(f"{context.label} begins again")
             prepared.module(batch.x[: count - seen])
             seen += len(batch.x[: count - seen])
             if seen >= count:

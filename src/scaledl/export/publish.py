@@ -10,6 +10,7 @@ from typing import Any
 from scaledl.config.registry import FORMATS
 from scaledl.config.schema import ExportConfig
 from scaledl.data import DataModule
+from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import UsageError, VerdictError
 from scaledl.export.artifact import Artifact
 from scaledl.export.checks import Verification
@@ -51,6 +52,7 @@ def export_and_verify(
             raise VerdictError(
                 f"the exported file failed its verification and is not published: {verification.failures}"
             )
+        stop_flag.raise_if_set("the exported file was not published")
         return _publish(draft, path, run), replace(verification, path=path)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

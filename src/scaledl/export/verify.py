@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from scaledl.config.schema import ExportConfig
+from scaledl.console import get_console
 from scaledl.data import DataModule
 from scaledl.errors import ScaledlError
 from scaledl.export import checks
@@ -75,8 +76,16 @@ def verify(
         made += checks.check_source(observed, reference, spec.labels, int8)
     verification = _verdict(path, sha256, len(content), tuple(made), observed, cases, reference)
     if verification.ok and known:
-        record_verification(path, _without_path(verification), run)
+        _keep(verification, run)
     return verification
+
+
+def _keep(verification: Verification, run: Run | None) -> None:
+    """The verdict stands also where it cannot be written down."""
+    try:
+        record_verification(verification.path, _without_path(verification), run)
+    except ScaledlError as error:
+        get_console().warn(f"the verification is not kept beside the file: {error}")
 
 
 def _origin_check(sha256: str, origins: list[str]) -> Check:

@@ -24,11 +24,15 @@ class SoftTargets:
 
     def __init__(self, teacher: nn.Module, weight: float, temperature: float, *, bf16: bool = False) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
+        self._device: torch.device | None = None
         self.weight = weight
         self.temperature = temperature
         self.bf16 = bf16
 
     def __call__(self, batch: Batch, result: dict[str, Tensor]) -> Tensor:
+        if batch.x.device != self._device:  # Lightning moves the task, and the teacher is not part of it
+            self._device = batch.x.device
+            self.teacher.to(self._device)
         with torch.no_grad(), torch.autocast(batch.x.device.type, torch.bfloat16, enabled=self.bf16):
             target = self.teacher(batch.x)
         soft = soft_targets_loss(result["output"], target, self.temperature)
