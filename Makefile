@@ -17,6 +17,12 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python
 KEY := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 DEMO := $(VENV)/.scaledl-demo-$(KEY)
 DEV := $(VENV)/.scaledl-dev-$(KEY)
+# The installation is editable: this file says which clone it means.
+CLONE := $(VENV)/.scaledl-clone
+define MEAN_THIS_CLONE
+@[ "$$(cat $(CLONE) 2>/dev/null)" = '$(CURDIR)' ] || { \
+	$(PIP) --no-deps --no-build-isolation -e . && echo '$(CURDIR)' >$(CLONE); }
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench clean
@@ -25,12 +31,15 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 demo: $(DEMO)
+	$(MEAN_THIS_CLONE)
 	@$(BIN)/scaledl chain configs/digits.yaml --id demo
 
 test: $(DEV)
+	$(MEAN_THIS_CLONE)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(DEV)
+	$(MEAN_THIS_CLONE)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -40,6 +49,7 @@ format: $(DEV)
 	@$(BIN)/ruff format .
 
 bench: $(DEV)
+	$(MEAN_THIS_CLONE)
 	@set -e; for name in startup loader step; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 clean:
@@ -60,10 +70,12 @@ $(BIN)/pip:
 $(DEMO): | $(BIN)/pip
 	@if [ ! -e $(DEV) ]; then \
 		echo "Installing scaledl into $(VENV): about 2 minutes and 6 GB (once)"; \
-		$(PIP) $(PIP_ARGS) -e '.[tune]'; fi
+		rm -f $(VENV)/.scaledl-*; \
+		$(PIP) $(PIP_ARGS) -e '.[tune]' && echo '$(CURDIR)' >$(CLONE); fi
 	@touch $@
 
 $(DEV): | $(BIN)/pip
 	@echo "Installing scaledl and its tools into $(VENV): about 2 minutes and 7 GB (once)"
-	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed]'
+	@rm -f $(VENV)/.scaledl-*
+	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed]' && echo '$(CURDIR)' >$(CLONE)
 	@touch $@

@@ -8,13 +8,12 @@ default config takes about an hour; `make bench` leaves it out. Run: python benc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from environment import machine, one_line, write_json
 from scaledl import api
 from scaledl.bench import bench_targets
-from scaledl.bench.targets import machine
 from scaledl.config import load_config, replace
 from scaledl.run import Run
 
@@ -32,6 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    here = machine()
     config = replace(load_config(args.config), {"run.id": args.id, "run.name": Path(args.config).stem})
     teacher, compressed = api.chain(config)
     files = [compressed.exports / "start.ts", compressed.exports / "model.ts"]
@@ -48,7 +48,7 @@ def main() -> None:
         "batch-1 latency, teacher frozen TorchScript / file": (frozen.minimum_ms / small.minimum_ms, ">= 10"),
         "file size, teacher frozen TorchScript / file": (sizes[0] / sizes[1], ">= 16"),
     }
-    print(machine())
+    print(one_line(here))
     for row in rows:
         latency = row.latency
         print(
@@ -59,7 +59,7 @@ def main() -> None:
     for name, (value, target) in figures.items():
         print(f"{name:52} {value:7.2f}   target {target}")
     if args.json:
-        args.json.write_text(json.dumps({"figures": figures, "rows": [row.to_dict() for row in rows]}, indent=2))
+        write_json(args.json, here, figures=figures, rows=[row.to_dict() for row in rows])
 
 
 if __name__ == "__main__":

@@ -9,22 +9,17 @@ and normalisation. They take turns (A B C A B C), since a shared machine drifts;
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from environment import machine, one_line, write_json
 from scaledl.config.schema import AugmentConfig, DataConfig
 from scaledl.data import Arrays, BatchLoader, DataModule, DataSpec, build_data
 from scaledl.data.augment import CropFlip
@@ -117,20 +112,6 @@ def summarise(seconds: dict[str, list[float]], samples: int) -> list[dict[str, A
     return rows
 
 
-def describe_machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(f"{'':24}{'min s':>9}{'median s':>10}{'samples/s':>12}{'ratio':>8}{'lowest':>8}")
     for row in rows:
@@ -150,20 +131,19 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    here = machine()
     torch.set_num_threads(1)
     data = build_data(DataConfig(source="fashion_mnist", root=args.root), seed=0)
     arrays = data.train.take(torch.arange(min(args.samples, len(data.train))))
     rows = summarise(measure(build_targets(data, arrays, args.batch_size), args.rounds), len(arrays))
     ratio = next(row["ratio_median"] for row in rows if row["name"] == OURS)
-    machine, command = describe_machine(), shlex.join(["python", *sys.argv])
     print_table(rows)
     print(f"{OURS} against {BASELINE}: {ratio:.1f} times (target {TARGET:.0f})")
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{len(arrays)} samples, batch {args.batch_size}, {args.rounds} interleaved rounds: {command}")
+    print(one_line(here))
+    print(f"{len(arrays)} samples, batch {args.batch_size}, {args.rounds} interleaved rounds, one thread")
     if args.json:
         settings = {"samples": len(arrays), "batch_size": args.batch_size, "rounds": args.rounds, "target": TARGET}
-        result = {"command": command, "machine": machine, "settings": settings, "ratio": ratio, "rows": rows}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.json, here, settings=settings, ratio=ratio, rows=rows)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ machine's load falls on all of them. Byte code is cached in a temporary folder, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +17,8 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from environment import machine, one_line, write_json
 
 TARGETS = {"scaledl --help": 12.0, "config error": 30.0}
 WARM_UP = 3
@@ -79,12 +79,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()
+    here = machine()
     figures = measure(args.rounds)
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {args.rounds} rounds"
     if args.json:
-        document = {"machine": machine, "figures": [{**asdict(f), "met": f.met} for f in figures]}
-        args.json.write_text(json.dumps(document, indent=2) + "\n")
-    print(machine)
+        write_json(args.json, here, rounds=args.rounds, figures=[{**asdict(f), "met": f.met} for f in figures])
+    print(f"{one_line(here)}, {args.rounds} rounds")
     for f in figures:
         verdict = "met" if f.met else "MISSED"
         print(f"{f.name:16} {f.ratio:6.2f} x python -c pass  ({f.p50_ms:.0f} ms; target {f.target:g}, {verdict})")

@@ -7,12 +7,9 @@ busy neighbour does not move. Rounds are interleaved. Run: python benchmarks/ste
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
+from environment import machine, one_line, write_json
 from scaledl.config import Config
 from scaledl.console import get_console
 from scaledl.data import Arrays, DataModule, DataSpec
@@ -150,7 +148,14 @@ def run_case(name: str, rounds: int) -> dict[str, object]:
         for key, values in seconds.items()
     }
     micros = {key: round(min(values) * 1e6) for key, values in seconds.items()}
-    return {"case": name, "batch_size": batch_size, "us_per_step": micros, "ratio": ratios, "target": target}
+    return {
+        "case": name,
+        "model": model,
+        "batch_size": batch_size,
+        "us_per_step": micros,
+        "ratio": ratios,
+        "target": target,
+    }
 
 
 def main() -> None:
@@ -159,14 +164,13 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    here = machine()
     torch.set_num_threads(1)
     get_console().configure(quiet=True)
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     results = [run_case(name, args.rounds) for name in args.case or CASES]
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, pytorch-lightning {pl.__version__}"
-    )
+    print(one_line(here))
     for result in results:
         us, ratio = result["us_per_step"], result["ratio"]
         print(f"{result['case']:8} batch {result['batch_size']}")
@@ -174,7 +178,7 @@ def main() -> None:
             print(f"  {key:10} {us[key]:8} us a step (minimum)   {ratio[key]:5.2f} of plain (median of paired rounds)")
         print(f"  target of scaledl: at most {result['target']} of plain")
     if args.json:
-        args.json.write_text(json.dumps({"python": sys.version, "results": results}, indent=2))
+        write_json(args.json, here, rounds=args.rounds, threads=1, results=results)
 
 
 if __name__ == "__main__":

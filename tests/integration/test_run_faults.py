@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from scaledl.config import Config
 from scaledl.errors import ScaledlError, UsageError
@@ -138,9 +140,6 @@ def test_no_run_is_made_on_a_full_disk(tmpfs: Mount) -> None:
 
 
 def test_writers_that_hide_the_reason_are_seen_through(tmpfs: Mount) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
-
     disk = tmpfs("1m")
     target = disk / "weights"
     atomic_write(target, "old")

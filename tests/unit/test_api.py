@@ -10,9 +10,15 @@ import pytest
 import pytorch_lightning  # noqa: F401  it sets a variable when it is imported, which is no leak of a test
 
 from scaledl import api
-from scaledl.config import Config, replace
+from scaledl.config import Config, portable, replace
+from scaledl.config.schema import DataConfig
+from scaledl.data import RawData, build_data
+from scaledl.data.digits import load_digits
 from scaledl.errors import ScaledlError, UsageError
+from scaledl.models.quantized import calibrating, prepare_ptq
+from scaledl.models.structure import load_model, new_model, save_model
 from scaledl.run import Run
+from scaledl.runtime import load
 
 pytestmark = pytest.mark.unit
 
@@ -94,6 +100,103 @@ def test_a_run_in_use_is_left_alone(config: Config) -> None:
     assert holder.state == "running"
     assert not (holder.path / "report.html").exists()
     holder.finish("failed")
+
+
+def test_a_config_that_does_not_fit_its_data_leaves_no_run(config: Config) -> None:
+    with pytest.raises(UsageError, match=r"model\.num_classes: got 7, the data has 10 classes"):
+        api.train(replace(config, {"model.num_classes": 7}))
+    assert not (Path(config.run.root) / "n").exists()
+
+
+@pytest.fixture
+def trained(config: Config) -> Run:
+    return untrained(config)
+
+
+def untrained(config: Config) -> Run:
+    """A complete run with a real model, which never saw a sample."""
+    data = build_data(config.data, config.run.seed)
+    run = Run.create(Path(config.run.root), "n", "i", config=config)
+    run.begin()
+    run.update(data_fingerprint=data.spec.fingerprint)
+    save_model(new_model(config.model, data.spec.in_shape, 10, 0), run.model_dir)
+    run.record("model")
+    run.finish("complete", test_accuracy=0.1)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"run.seed": 1}, r"^run\.seed \(was 0, is 1\): "),
+        ({"data.val_fraction": 0.2, "data.batch_size": 8}, r"^data\.val_fraction \(was 0\.1, is 0\.2\): "),
+    ],
+)
+def test_compress_names_the_keys_that_change_the_data(
+    config: Config, trained: Run, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UsageError, match=text):
+        api.compress(trained, replace(config, {**changes, "compress.stages": STAGES}))
+
+
+def test_one_training_serves_every_recipe(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+
+    def stop(config: Config) -> Run:
+        ids.append(config.run.id)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("scaledl.api.running.train", stop)
+    start = replace(config, {"run.id": None, "compress.stages": STAGES})
+    two = [{"method": "prune"}, {"method": "qat"}]
+    for changes in ({}, {"compress.stages": two}, {"export.latency_threads": 2}, {"run.seed": 1}):
+        with pytest.raises(UsageError, match="far enough"):
+            api.chain(replace(start, changes))
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+def test_a_quantized_run_is_evaluated_as_int8(config: Config, trained: Run, tmp_path: Path) -> None:
+    run = Run.create(Path(config.run.root), "n", "q", kind="compress", config=replace(config, {"run.id": "q"}))
+    run.begin()
+    data = build_data(config.data, config.run.seed)
+    prepared = prepare_ptq(load_model(trained.model_dir), "x86")
+    with calibrating(prepared.module):
+        prepared.module(next(iter(data.eval_loader("train", 64))).x)
+    save_model(prepared, run.model_dir)
+    run.record("model")
+    run.finish("complete")
+    converted, by_module, _ = api.evaluate(str(run.path), tmp_path)
+    assert converted == f"{run.path} (converted to int8)"
+    artifact, _ = api.export(run)
+    exported, by_file, _ = api.evaluate(str(run.path), tmp_path)
+    assert exported == str(artifact.path)
+    assert by_file.loss == pytest.approx(by_module.loss, abs=1e-6)
+
+
+def test_no_folder_of_this_machine_leaves_with_a_file(config: Config, tmp_path: Path) -> None:
+    here = replace(config, {"data.root": str(tmp_path)})
+    content = portable(here)
+    assert str(tmp_path) not in str(content)
+    assert Config.model_validate(content) == replace(here, {"run.root": "runs", "data.root": None})
+
+
+def test_an_exported_file_carries_no_folder_and_finds_its_data(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_folder(config: DataConfig) -> RawData:
+        if config.root != str(tmp_path):
+            raise UsageError(f"data.root: got {config.root}")
+        return load_digits(config)
+
+    monkeypatch.setattr("scaledl.data.digits.load_digits", in_folder)
+    run = untrained(replace(config, {"data.root": str(tmp_path)}))
+    for path in (api.export(run)[0].path, api.export(run, tmp_path / "moved.ts")[0].path):
+        source = load(path).manifest["source"]["config"]
+        assert (source["run"]["root"], source["data"]["root"]) == ("runs", None)
+        name, result, _ = api.evaluate(str(path), tmp_path / "runs")
+        assert (name, result.count) == (str(path), 359)
+    with pytest.raises(UsageError, match=r"data\.root: got None"):
+        api.evaluate(str(path), tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("verb", ["compress", "chain"])

@@ -133,18 +133,18 @@ def venv(tmp_path: Path) -> Path:
     return tmp_path / "venv"
 
 
-def make(venv: Path, *arguments: str) -> list[str]:
+def make(venv: Path, *arguments: str, folder: Path = ROOT) -> list[str]:
     """Run make against the environment and return what the environment was asked to do."""
     log = venv.parent / "log"
     log.unlink(missing_ok=True)
-    result = raw_make(f"VENV={venv}", *arguments)
+    result = raw_make(f"VENV={venv}", *arguments, folder=folder)
     assert result.returncode == 0, result.stderr
     return log.read_text().splitlines()
 
 
-def raw_make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def raw_make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Without the outer environment: these tests may themselves run under make."""
-    command = ["make", "-s", "-C", str(ROOT), *arguments]
+    command = ["make", "-s", "-C", str(folder), *arguments]
     return subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
 
 
@@ -153,6 +153,31 @@ def test_make_demo_installs_once_with_the_extra_arguments(venv: Path) -> None:
     assert install == "python -m pip install -qq -c constraints.txt --find-links wheels -e .[tune]"
     assert demo == "scaledl chain configs/digits.yaml --id demo"
     assert make(venv, "demo") == [demo]
+
+
+def test_make_in_a_second_clone_lets_the_environment_mean_that_clone(venv: Path, tmp_path: Path) -> None:
+    make(venv, "test")
+    clone = tmp_path / "second clone"
+    clone.mkdir()
+    for name in ["Makefile", "pyproject.toml", "constraints.txt"]:
+        shutil.copy(ROOT / name, clone)
+    point = "python -m pip install -qq -c constraints.txt --no-deps --no-build-isolation -e ."
+    demo = "scaledl chain configs/digits.yaml --id demo"
+    assert make(venv, "demo", folder=clone) == [point, demo]
+    assert make(venv, "demo", folder=clone) == [demo]
+    assert make(venv, "test") == [point, "python -m pytest"]
+    assert make(venv, "test") == ["python -m pytest"]
+
+
+def test_make_with_other_versions_installs_again_and_so_does_the_first_clone(venv: Path, tmp_path: Path) -> None:
+    make(venv, "demo")
+    clone = tmp_path / "second clone"
+    clone.mkdir()
+    for name in ["Makefile", "pyproject.toml"]:
+        shutil.copy(ROOT / name, clone)
+    (clone / "constraints.txt").write_text("torch==0\n")
+    assert make(venv, "demo", folder=clone)[0].endswith("-e .[tune]")
+    assert make(venv, "demo")[0].endswith("-e .[tune]")
 
 
 def test_make_demo_after_make_test_installs_nothing(venv: Path) -> None:

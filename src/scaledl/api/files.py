@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledl.api.results import Split, check_fingerprint, data_of, evaluate_split, export_model
-from scaledl.config import Config
+from scaledl.config import Config, replace
 from scaledl.errors import UsageError
-from scaledl.run import Parent, Run, find_run
+from scaledl.run import Parent, Run, find_run, list_runs
 
 if TYPE_CHECKING:
     from scaledl.bench import BenchRow
@@ -50,15 +50,17 @@ def verify(path: Path, *, trust: bool = False) -> Verification:
 def evaluate(
     target: str | None, root: Path, *, split: Split = "test", trust: bool = False
 ) -> tuple[str, Evaluation, DataModule]:
-    """Accuracy, loss and confusion matrix of a run's model or of an exported file, on the data it was trained on."""
+    """What was evaluated, its accuracy, loss and confusion matrix, and the data, which are those it was trained on.
+
+    Of a run it is the model; of a quantized one the exported int8 file, whose accuracy the run's table gives.
+    """
     if target is not None and _is_file(target):
-        return _evaluate_file(Path(target), split, trust)
+        return _evaluate_file(Path(target), root, split, trust)
     run = find_run(target, root, kinds=ANY_KIND if target is not None else ("train",))
     run.verify_files("model")
-    from scaledl.models.structure import load_model
-
     data = data_of(run, run.config)
-    return str(run.path), evaluate_split(load_model(run.model_dir).module, data, run.config, split), data
+    name, predict = _result_of(run)
+    return name, evaluate_split(predict, data, run.config, split), data
 
 
 def bench(
@@ -79,12 +81,27 @@ def report(run: Run, root: Path) -> Path:
     return write_report(run, root)
 
 
-def _evaluate_file(path: Path, split: Split, trust: bool) -> tuple[str, Evaluation, DataModule]:
+def _result_of(run: Run) -> tuple[str, Any]:
+    """What a run is used as, under its name: a model with fake quantization only foretells the int8 one."""
+    from scaledl.models.quantized import convert, is_quantized
+    from scaledl.models.structure import load_model
+    from scaledl.runtime import load
+
+    model = load_model(run.model_dir)
+    if not is_quantized(model.structure):
+        return str(run.path), model.module
+    if "exports/model.ts" in run.manifest.files:
+        path = run.exports / "model.ts"
+        return str(path), load(path).predict
+    return f"{run.path} (converted to int8)", convert(model)
+
+
+def _evaluate_file(path: Path, root: Path, split: Split, trust: bool) -> tuple[str, Evaluation, DataModule]:
     from scaledl.data import build_data
     from scaledl.runtime import load
 
     predictor = load(path, trust=trust)
-    config = _embedded_config(path, predictor.manifest)
+    config = _with_data_root(_embedded_config(path, predictor.manifest), path, predictor.manifest["source"], root)
     data = build_data(config.data, config.run.seed)
     recorded = predictor.manifest.get("data")
     check_fingerprint(data, recorded.get("fingerprint") if isinstance(recorded, dict) else None, str(path))
@@ -102,6 +119,19 @@ def _embedded_config(path: Path, manifest: dict[str, Any]) -> Config:
         return Config.model_validate(content)
     except ValueError as error:
         raise UsageError(f"{path}: the config in it cannot be used here: {error}") from error
+
+
+def _with_data_root(config: Config, path: Path, source: dict[str, Any], root: Path) -> Config:
+    """Files do not say which folder of which machine held their data; a run with the same model here may know."""
+    from scaledl.run.manifest import content_hash
+    from scaledl.runtime.artifact import owning_run
+
+    if config.data.root is not None:
+        return config
+    owner = owning_run(path)
+    same = (run for run in list_runs(root) if content_hash(run.manifest) == source.get("sha256"))
+    known = owner or next(same, None)
+    return config if known is None else replace(config, {"data.root": known.config.data.root})
 
 
 def _check_output(path: Path, force: bool) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scaledl.config import Config
+from scaledl.config import Config, changed_keys, describe_changes, portable
 from scaledl.console import get_console
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.run import Run, atomic_json
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from scaledl.models.structure import Model
 
 Split = Literal["val", "test"]
+
+# Keys of the data section that decide how samples are read, not which.
+_SAME_DATA = ("data.batch_size", "data.eval_batch_size", "data.augment.", "data.download")
 
 
 @contextmanager
@@ -49,8 +52,23 @@ def data_of(run: Run, config: Config) -> DataModule:
     from scaledl.data import build_data
 
     data = build_data(config.data, config.run.seed)
-    check_fingerprint(data, run.manifest.data_fingerprint, str(run.path))
+    check_data(data, run, config)
     return data
+
+
+def check_data(data: DataModule, run: Run, config: Config) -> None:
+    """Refuse data of `config` that are not what `run` was trained on. Raises UsageError with the keys to blame."""
+    known = run.manifest.data_fingerprint
+    if known is None or known == data.spec.fingerprint:
+        return
+    changed = changed_keys(run.config, config, ignore=_SAME_DATA)
+    to_blame = {key: values for key, values in changed.items() if key == "run.seed" or key.startswith("data.")}
+    if to_blame:
+        raise UsageError(
+            f"{describe_changes(to_blame)}: with that the training and validation samples are not those that "
+            f"{run.path} was trained on; restore these keys, or train another run with them"
+        )
+    check_fingerprint(data, known, str(run.path))
 
 
 def check_fingerprint(data: DataModule, known: str | None, who: str) -> None:
@@ -108,5 +126,5 @@ def export_model(run: Run, model: Model, data: DataModule, path: Path) -> tuple[
     from scaledl.export import export_and_verify
 
     parent = run.as_parent()
-    source = {"name": run.name, "id": run.id, "sha256": parent.sha256, "config": run.config.model_dump(mode="json")}
+    source = {"name": run.name, "id": run.id, "sha256": parent.sha256, "config": portable(run.config)}
     return export_and_verify(model, data, path, config=run.config.export, source=source, run=run)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scaledl.api.results import data_of, keep_result, publish, reported_attempt
+from scaledl.api.results import check_data, data_of, keep_result, publish, reported_attempt
 from scaledl.config import Config, changed_keys, describe_changes, replace
 from scaledl.console import get_console
 from scaledl.errors import UsageError
@@ -30,18 +30,23 @@ def train(config: Config) -> Run:
         Preempted, Interrupted: stopped by a signal after saving.
     """
     name = config.run.name or f"{config.model.family}-{config.data.source}"
-    run = Run.open_or_create(Path(config.run.root), name, default_id(config), kind="train", config=config)
-    _refuse_changes(run, config, _FREE_IN_TRAINING)
-    if run.state == "complete":
-        return _already_complete(run)
+    id = default_id(config)
+    if id is not None and (Path(config.run.root) / name / id).exists():
+        run = _training_run(config, name, id)
+        if run.state == "complete":
+            return _already_complete(run)
+    from scaledl.data import build_data
+    from scaledl.models.structure import new_model
+    from scaledl.train import fit
+
+    # A config that does not fit its data must leave no run behind: its id would refuse the corrected one.
+    data = build_data(config.data, config.run.seed)
+    model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
+    run = _training_run(config, name, id)
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")
-        from scaledl.models.structure import new_model
-        from scaledl.train import fit
-
-        data = data_of(run, config)
+        check_data(data, run, config)
         run.update(data_fingerprint=data.spec.fingerprint)
-        model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
         result = fit(config, run, data, model)
         keep_result(run, result.model, data, result.metrics)
     return run
@@ -88,9 +93,15 @@ def chain(config: Config) -> tuple[Run, Run]:
             "compress.stages='[{method: distill}, {method: prune}, {method: qat}]'"
         )
     if config.run.id is None:
-        config = replace(config, {"run.id": default_id(config) or f"chain-{_digest(config)}"})
+        config = replace(config, {"run.id": default_id(config) or f"chain-{_training_digest(config)}"})
     trained = train(config)
     return trained, compress(trained, config)
+
+
+def _training_run(config: Config, name: str, id: str | None) -> Run:
+    run = Run.open_or_create(Path(config.run.root), name, id, kind="train", config=config)
+    _refuse_changes(run, config, _FREE_IN_TRAINING)
+    return run
 
 
 def _already_complete(run: Run) -> Run:
@@ -136,6 +147,12 @@ def _recipe_id(source: Run, parent: Parent, config: Config) -> str:
         return str(config.run.id)
     methods = "-".join(stage.method for stage in config.compress.stages)
     return f"{source.id}-{methods}"[:91] + f"-{_digest(config, parent.sha256)}"
+
+
+def _training_digest(config: Config) -> str:
+    """The same for every recipe: it takes the trained model as it is."""
+    default = Config()
+    return _digest(config.model_copy(update={"compress": default.compress, "export": default.export}))
 
 
 def _digest(config: Config, *more: str) -> str:

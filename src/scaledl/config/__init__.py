@@ -4,6 +4,7 @@ from .compare import changed_keys, describe_changes
 from .errors import ConfigError, Problem
 from .keys import KeyInfo, config_keys, json_schema
 from .load import dump_yaml, load_config, replace
+from .portable import portable
 from .recipe import parse_recipe
 from .schema import CompressConfig, Config
 
@@ -20,5 +21,6 @@ __all__ = [
     "json_schema",
     "load_config",
     "parse_recipe",
+    "portable",
     "replace",
 ]

@@ -139,7 +139,7 @@ class TrainerConfig(Section):
     compile: bool = Field(default=False, description="torch.compile; pays after some thousand steps.")
     gradient_clip: PositiveFloat | None = Field(default=None, description="Largest global gradient norm.")
     accumulate: int = Field(
-        default=1, ge=1, le=4096, description="Micro-batches per optimizer step; batch_size is split."
+        default=1, ge=1, le=4096, description="Micro-batches per optimizer step; a divisor of batch_size."
     )
     ema_decay: OpenFraction | None = Field(
         default=None, description="Moving average of the weights, used in evaluation and as the result."
@@ -278,15 +278,11 @@ def conflicts(config: Config) -> list[Conflict]:
     """
     found = []
     batch, accumulate = config.data.batch_size, config.trainer.accumulate
-    if accumulate > batch:
-        found.append(
-            Conflict(
-                "trainer.accumulate",
-                "data.batch_size",
-                str(accumulate),
-                f"at most data.batch_size, which is {batch}: every micro-batch needs a sample",
-            )
-        )
+    if batch % accumulate:
+        too_many = f"at most data.batch_size, which is {batch}: every micro-batch needs a sample"
+        uneven = f"a divisor of data.batch_size, which is {batch}: it is split into that many micro-batches"
+        allowed = too_many if accumulate > batch else uneven
+        found.append(Conflict("trainer.accumulate", "data.batch_size", str(accumulate), allowed))
     warmup, epochs = config.scheduler.warmup_epochs, config.trainer.epochs
     if warmup > epochs:
         found.append(

@@ -20,11 +20,18 @@ class StopFlag:
     def __init__(self) -> None:
         self.signum: int | None = None
         self._installed = False
+        self._interrupted = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.signum == signal.SIGINT:
-            raise KeyboardInterrupt
+        if signum == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         self.signum = self.signum or signum
+
+    def clear(self) -> None:
+        """Forget what came, for a process that goes on after it was stopped (a notebook, a test)."""
+        self.signum, self._interrupted = None, False
 
     def install(self) -> None:
         """Take over the stop signals; only the main thread may."""

@@ -129,10 +129,15 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved config, read from config.yaml. Raises ConfigError."""
+        """The resolved config, read from config.yaml.
+
+        Raises ConfigError, and UsageError when the file is no longer the config that the manifest records.
+        """
         from scaledl.config.load import load_config
 
-        return load_config(self.path / CONFIG_FILE)
+        config = load_config(self.path / CONFIG_FILE)
+        self._refuse_edited(config)
+        return config
 
     @property
     def checkpoints(self) -> Path:
@@ -174,6 +179,20 @@ class Run:
         if sha256 is None:
             raise UsageError(f"run {self.label} has no saved model (it is {self.state})")
         return Parent(self.name, self.id, str(self.path.absolute()), sha256)
+
+    def _refuse_edited(self, config: Config) -> None:
+        from scaledl.config import changed_keys, describe_changes
+
+        try:
+            recorded = type(config).model_validate(self.manifest.config)  # adds keys newer than the run
+        except ValueError as error:
+            raise UsageError(f"{self.path}/manifest.json is damaged: its config is not valid: {error}") from error
+        changed = changed_keys(recorded, config)
+        if changed:
+            raise UsageError(
+                f"{self.path / CONFIG_FILE} was edited after run {self.label} was made: {describe_changes(changed)}. "
+                "Restore these keys; another config needs a run of its own"
+            )
 
     # Attempts
 

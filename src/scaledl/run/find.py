@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TRAIN_ONE = "train one with `scaledl train configs/digits.yaml`"
 _LISTED = 10
+_warned: set[Path] = set()  # a verb lists the runs several times
 
 
 def default_id(config: Config) -> str | None:
@@ -121,8 +122,14 @@ def _newest_first(folders: Iterable[Path]) -> list[tuple[str, Run]]:
             run = Run.open(folder)
             found.append((run.manifest.created, run))
         except UsageError as error:
-            get_console().warn(f"skipped: {error}")
+            _warn_once(folder, f"skipped: {error}")
     return sorted(found, key=lambda item: (item[0], item[1].id), reverse=True)
+
+
+def _warn_once(folder: Path, text: str) -> None:
+    if folder.absolute() not in _warned:
+        _warned.add(folder.absolute())
+        get_console().warn(text)
 
 
 def _newest(runs: list[Run], kinds: Sequence[str], status: str | Sequence[str] | None, where: str) -> Run:

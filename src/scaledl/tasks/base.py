@@ -24,7 +24,7 @@ def _own_loss_only(batch: Batch, result: dict[str, Tensor]) -> Tensor:
 
 
 class NonFiniteLossError(ScaledlError):
-    """The loss became NaN or infinite; the weights are those before the step."""
+    """The loss became NaN or infinite; the optimizer did not step on it."""
 
 
 class Task(pl.LightningModule):
@@ -99,7 +99,7 @@ class Task(pl.LightningModule):
         shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
         return (
             f"the loss became {loss} at step {self.global_step + 1} (epoch {self.current_epoch + 1}, "
-            f"learning rate {self.lr:.3g}); sample ids: {shown}. Weights before this step are kept; "
+            f"learning rate {self.lr:.3g}); sample ids: {shown}. The optimizer did not step on it; "
             "try a lower optimizer.lr or trainer.gradient_clip"
         )
 
@@ -109,8 +109,15 @@ class Task(pl.LightningModule):
             group["lr"] = self.lr
         optimizer.step(closure=optimizer_closure)
         window = self._window
-        self.losses.append(window[0] if len(window) == 1 else torch.stack(window).sum() / self.accumulate)
+        self.losses.append(window[0] if self.accumulate == 1 else torch.stack(window).sum() / self.accumulate)
         window.clear()
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        # Lightning's own refuses fused optimizers under bf16, which has no gradient scaler to be in the way.
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def take_losses(self) -> list[float]:
         """The losses of the optimizer steps since the last call."""
@@ -128,11 +135,19 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.val_metrics = {f"val_{name}": float(value) / self._count for name, value in self._sums.items()}
+        loss = self.val_metrics.get("val_loss", 0.0)
+        if not math.isfinite(loss):  # the last step of all can ruin the weights without a training loss to show it
+            raise NonFiniteLossError(
+                f"the validation loss became {loss} after step {self.global_step} (epoch {self.current_epoch + 1}, "
+                f"learning rate {self.lr:.3g}); try a lower optimizer.lr or trainer.gradient_clip"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["val_metrics"] = self.val_metrics
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not checkpoint["optimizer_states"]:
+            raise LookupError("no state of the optimizer")
         self.val_metrics = checkpoint["val_metrics"]
 
 

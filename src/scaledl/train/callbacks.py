@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from scaledl.console import Progress, get_console
-from scaledl.run import Run, atomic_write
-from scaledl.tasks.base import Task
+from scaledl.run import Run, atomic_write, storage_errors
+from scaledl.tasks.base import NonFiniteLossError, Task
 
 EPOCH_LINE_SECONDS = 2.0
 
@@ -30,8 +32,9 @@ class Metrics(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        drop_lines_after(self.run.metrics_file, trainer.global_step)
-        self._writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=trainer.global_step + 1)
+        with storage_errors(self.run.metrics_file, "metrics"):
+            drop_lines_after(self.run.metrics_file, trainer.global_step)
+            self._writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if len(pl_module.losses) >= self.every_n_steps:
@@ -43,25 +46,33 @@ class Metrics(pl.Callback):
             return
         self.last_loss = sum(losses) / len(losses)
         step, epoch = trainer.global_step, trainer.current_epoch
-        self._append(kind="train", step=step, epoch=epoch, loss=self.last_loss, lr=task.lr, losses=losses)
-        self._writer.add_scalar("train/loss", self.last_loss, step)
-        self._writer.add_scalar("train/lr", task.lr, step)
+        record = {"kind": "train", "step": step, "epoch": epoch, "loss": self.last_loss, "lr": task.lr}
+        self._write({**record, "losses": losses}, {"train/loss": self.last_loss, "train/lr": task.lr})
         self.run.heartbeat()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.flush(trainer, pl_module)
         step, epoch = trainer.global_step, trainer.current_epoch
-        self._append(kind="val", step=step, epoch=epoch, **pl_module.val_metrics)
-        for name, value in pl_module.val_metrics.items():
-            self._writer.add_scalar(name.replace("val_", "val/"), value, step)
+        values = pl_module.val_metrics
+        scalars = {name.replace("val_", "val/"): value for name, value in values.items()}
+        self._write({"kind": "val", "step": step, "epoch": epoch, **values}, scalars)
 
-    def _append(self, **fields: Any) -> None:
-        with self.run.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(fields) + "\n")
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, NonFiniteLossError):  # the curve up to it is what one wants to see
+            self.flush(trainer, pl_module)
+
+    def _write(self, record: dict[str, Any], scalars: dict[str, float]) -> None:
+        with storage_errors(self.run.metrics_file, "metrics"):
+            with self.run.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
+        """End the TensorBoard file; what could not be written there stands in metrics.jsonl or was reported."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
 
 def drop_lines_after(path: Path, step: int) -> None:
@@ -69,17 +80,22 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
+            kept.append(_until(step, json.loads(line)))
+        except (ValueError, TypeError, LookupError):  # cut short by a kill or a full disk
             continue
-        if record["step"] <= step:
-            kept.append(line)
-        elif record["kind"] == "train" and (missing := record["step"] - step) < len(record["losses"]):
-            losses = record["losses"][:-missing]
-            kept.append(json.dumps({**record, "step": step, "losses": losses, "loss": sum(losses) / len(losses)}))
-    atomic_write(path, "".join(line + "\n" for line in kept))
+    atomic_write(path, "".join(json.dumps(record) + "\n" for record in kept if record is not None))
+
+
+def _until(step: int, record: Any) -> dict[str, Any] | None:
+    """The part of a record that belongs to the first `step` steps."""
+    if record["step"] <= step:
+        return dict(record)
+    if record["kind"] != "train" or (missing := record["step"] - step) >= len(record["losses"]):
+        return None
+    losses = record["losses"][:-missing]
+    return {**record, "step": step, "losses": losses, "loss": sum(losses) / len(losses)}
 
 
 class Display(pl.Callback):
@@ -109,7 +125,8 @@ class Display(pl.Callback):
         step, self._shown = trainer.global_step - self._shown, trainer.global_step
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs or 1)}/{trainer.max_epochs}"
         loss = task.losses[-1].item() if task.losses else self.metrics.last_loss
-        self._progress.advance(step, epoch=epoch, loss=f"{loss:.4f}", lr=f"{task.lr:.2e}")
+        known = {} if math.isnan(loss) else {"loss": f"{loss:.4f}", "lr": f"{task.lr:.2e}"}
+        self._progress.advance(step, epoch=epoch, **known)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._show(trainer, pl_module)
@@ -132,10 +149,14 @@ class MovingAverage(pl.Callback):
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.average: dict[str, Tensor] = {}
+        self._averaged: list[str] = []
         self._weights: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         state = pl_module.model.state_dict()
+        # Not the ranges of observers: they begin as infinities, and the average of one is NaN.
+        parameters = {name for name, _ in pl_module.model.named_parameters()}
+        self._averaged = [n for n in state if n in parameters or n.endswith((".running_mean", ".running_var"))]
         loaded = self.average
         self.average = {k: loaded[k].to(v.device) if k in loaded else v.detach().clone() for k, v in state.items()}
 
@@ -147,9 +168,8 @@ class MovingAverage(pl.Callback):
         # A short run would otherwise still carry its random start (the warm-up of Tarvainen and Valpola 2017).
         decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
         state = pl_module.model.state_dict()
-        floats = {n for n, v in state.items() if v.is_floating_point() and v.shape == self.average[n].shape}
-        torch._foreach_lerp_([self.average[n] for n in floats], [state[n] for n in floats], 1 - decay)
-        for name in state.keys() - floats:
+        torch._foreach_lerp_([self.average[n] for n in self._averaged], [state[n] for n in self._averaged], 1 - decay)
+        for name in state.keys() - self._averaged:
             self.average[name] = state[name].detach().clone()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

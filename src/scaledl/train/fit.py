@@ -1,14 +1,10 @@
-"""`fit`: config, run, data and model in, trained model out. The only place that builds a Trainer."""
+"""`fit`: config, run, data and model in, trained model out."""
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import math
-import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +12,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
 
-from scaledl.checkpoint import AtomicCheckpointIO, Checkpointer, best_of, newest_verified, read_checkpoint, scan
+from scaledl.checkpoint import (
+    Checkpointer,
+    best_verified,
+    candidates,
+    newest_verified,
+    read_checkpoint,
+)
 from scaledl.config import Config
 from scaledl.config.registry import TASKS
 from scaledl.console import get_console
@@ -30,11 +30,12 @@ from scaledl.errors import UsageError
 from scaledl.models.structure import Model
 from scaledl.optim.optimizers import build_optimizer
 from scaledl.optim.schedules import build_schedule
-from scaledl.run import Run, atomic_json
+from scaledl.run import Run
 from scaledl.tasks.base import Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, StepLimit
-from scaledl.train.precision import resolve_precision
+from scaledl.train.settings import Settings, prepare_module, resolve_settings
+from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,6 @@ class FitResult:
     epochs: int
     steps: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `auto` in the trainer section became; fixed by the first attempt, so that a resume is exact."""
-
-    precision: str
-    channels_last: bool
-    num_threads: int
 
 
 def fit(
@@ -85,12 +77,12 @@ def fit(
     """
     started = time.monotonic()
     stop_flag.raise_if_set(f"{label} had not begun")
-    settings = _resolve_settings(config, run, data, model)
+    settings = resolve_settings(config, run, data, model)
     torch.set_num_threads(settings.num_threads)
     task = _build_task(config, data, model, settings)
     if teacher is not None and teacher_weight > 0:
-        fast_teacher = _prepare_module(copy.deepcopy(teacher), settings)
-        task.auxiliary = SoftTargets(fast_teacher, teacher_weight, temperature, bf16=_bf16_runs_natively(config))
+        fast_teacher = prepare_module(copy.deepcopy(teacher), settings)
+        task.auxiliary = SoftTargets(fast_teacher, teacher_weight, temperature, bf16=settings.teacher_bf16)
     average = MovingAverage(config.trainer.ema_decay) if config.trainer.ema_decay else None
     metrics = Metrics(run, every_n_steps=config.trainer.log_every_n_steps)
     steps_per_epoch = math.ceil(len(data.train) / config.data.batch_size)
@@ -100,18 +92,18 @@ def fit(
         run.check_token()
         metrics.flush(trainer, task)
 
-    trainer = _build_trainer(
-        config,
-        settings,
-        [*callbacks, *_optional(config, average), metrics, display, _checkpointer(config, run, before_save)],
+    checkpointer = _checkpointer(config, run, before_save)
+    trainer = build_trainer(
+        config, settings, task, [*callbacks, *_optional(config, average), metrics, display, checkpointer]
     )
+    resume = _resume_path(run, config.trainer.epochs)
     try:
-        with _quiet_lightning(), _cheap_device_checks(config):
+        with quiet_lightning(), cheap_device_checks(config), own_interrupts(), _restoring(resume, checkpointer):
             trainer.fit(
                 task,
                 train_dataloaders=_train_loader(config, data),
                 val_dataloaders=data.eval_loader("val", config.data.eval_batch_size),
-                ckpt_path=_resume_path(run),
+                ckpt_path=resume,
                 weights_only=True,
             )
     finally:
@@ -128,56 +120,8 @@ def fit(
     )
 
 
-def _resolve_settings(config: Config, run: Run, data: DataModule, model: Model) -> Settings:
-    path = run.checkpoints / "settings.json"
-    if path.exists():
-        return Settings(**json.loads(path.read_text()))
-    if config.data.batch_size % config.trainer.accumulate:
-        raise UsageError(
-            f"trainer.accumulate: got {config.trainer.accumulate}; allowed: a divisor of data.batch_size "
-            f"({config.data.batch_size}), which is split into that many micro-batches"
-        )
-    channels_last = config.trainer.channels_last
-    settings = Settings(
-        precision=config.trainer.precision,
-        channels_last=config.model.family != "mlp" if channels_last == "auto" else channels_last,
-        num_threads=config.trainer.num_threads or torch.get_num_threads(),
-    )
-    if settings.precision == "auto":
-        settings = _measure_precision(config, data, model, settings)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    atomic_json(path, vars(settings))
-    return settings
-
-
-def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
-    torch.set_num_threads(settings.num_threads)
-    device = "cuda" if _uses_gpu(config) else "cpu"
-    x = next(iter(data.eval_loader("train", config.data.batch_size // config.trainer.accumulate))).x.to(device)
-    module = _prepare_module(model.module, settings).to(device)
-    precision = resolve_precision(module, x, data.spec.num_classes)
-    get_console().info(f"precision auto: {precision} is faster here")
-    return Settings(precision, settings.channels_last, settings.num_threads)
-
-
-def _prepare_module(module: nn.Module, settings: Settings) -> nn.Module:
-    return module.to(memory_format=torch.channels_last) if settings.channels_last else module
-
-
-def _uses_gpu(config: Config) -> bool:
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UsageError("trainer.accelerator: got 'gpu', but no GPU is usable here; allowed here: cpu, auto")
-    return config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-
-
-def _bf16_runs_natively(config: Config) -> bool:
-    if _uses_gpu(config):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def _build_task(config: Config, data: DataModule, model: Model, settings: Settings) -> Task:
-    module = _prepare_module(copy.deepcopy(model.module), settings).train()
+    module = prepare_module(copy.deepcopy(model.module), settings).train()
     task: Task = TASKS.resolve(config.task.name)(module, config.task)
     steps_per_epoch = math.ceil(len(data.train) / config.data.batch_size)
     task.channels_last = settings.channels_last
@@ -222,76 +166,28 @@ def _checkpointer(config: Config, run: Run, before_save: Any) -> Checkpointer:
     )
 
 
-class _NullProfiler(PassThroughProfiler):
-    """Lightning asks for a profiling context twenty times a step: hand out the same empty one."""
-
-    class _Shared:
-        def __enter__(self) -> None: ...
-        def __exit__(self, *_: object) -> None: ...
-
-    _shared = _Shared()
-
-    def profile(self, action_name: str) -> Any:
-        return self._shared
-
-
-def _build_trainer(config: Config, settings: Settings, callbacks: list[pl.Callback]) -> pl.Trainer:
-    with _quiet_lightning():
-        return pl.Trainer(
-            accelerator="gpu" if _uses_gpu(config) else "cpu",
-            devices=1,
-            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-            max_epochs=config.trainer.epochs,
-            accumulate_grad_batches=config.trainer.accumulate,
-            gradient_clip_val=config.trainer.gradient_clip,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(), LightningEnvironment()],
-            profiler=_NullProfiler(),
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-
-
 @contextmanager
-def _cheap_device_checks(config: Config) -> Iterator[None]:
-    """Lightning makes torch look for a GPU through NVML, which every optimizer step repeats: 30 us without one."""
-    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    before = os.environ.get(name)
-    if not _uses_gpu(config):
-        os.environ[name] = "0"
+def _restoring(resume: str | None, checkpointer: Checkpointer) -> Iterator[None]:
+    """An error between loading a checkpoint and the first step is the checkpoint's."""
     try:
         yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if resume is None or checkpointer.started:
+            raise
+        problem = f"{type(error).__name__}: {str(error).strip() or 'no details'}"
+        raise UsageError(
+            f"{resume} does not fit this run ({problem}); move it and its .json away to go on from the one before"
+        ) from error
 
 
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Hold back Lightning's announcements and its use of a deprecated torch name; other warnings come through."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    loggers += [logging.getLogger(f"{logger.name}.utilities.rank_zero") for logger in loggers]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _resume_path(run: Run) -> str | None:
+def _resume_path(run: Run, epochs: int) -> str | None:
     found = newest_verified(run.checkpoints)
     if found is None:
+        if candidates(run.checkpoints):
+            get_console().warn(f"no checkpoint in {run.checkpoints} can be used: starting again from step 0")
         return None
     path, info = found
-    epoch = info.epoch + (2 if info.epoch_complete else 1)
+    epoch = min(info.epoch + (2 if info.epoch_complete else 1), epochs)
     attempt = run.manifest.attempts
     get_console().info(f"resumed from epoch {epoch} step {info.step} (attempt {attempt})")
     return str(path)
@@ -299,7 +195,7 @@ def _resume_path(run: Run) -> str | None:
 
 def _select_weights(task: Task, run: Run, average: MovingAverage | None, config: Config) -> None:
     """Put the weights of the result into task.model: averaged where asked, of the best epoch where asked."""
-    best = best_of(scan(run.checkpoints)) if config.trainer.select == "best" else None
+    best = best_verified(run.checkpoints) if config.trainer.select == "best" else None
     if best is None:
         if average is not None:
             task.model.load_state_dict(average.average)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
-import pkgutil
 import subprocess
 import sys
 
 import pytest
 
-import scaledl.config
 from scaledl.config import Config, config_keys, json_schema, load_config
 from scaledl.config.nearest import nearest, nearest_key
 from scaledl.config.registry import CHANGES, FAMILIES, FORMATS, METHODS, SOURCES, TASKS, Registry
@@ -118,8 +114,3 @@ def test_importing_and_checking_needs_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(scaledl.config.__path__)])
-def test_examples_in_the_docstrings(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"scaledl.config.{name}")).failed == 0

@@ -170,6 +170,16 @@ def test_values_that_contradict_each_other() -> None:
     ]
 
 
+def test_accumulation_that_does_not_divide_the_batch_is_found_with_everything_else() -> None:
+    assert problems_of("trainer: {accumulate: 3}\nscheduler: {warmup_epochs: 11}\n", "data.batch_size=8") == [
+        "trainer.accumulate (x.yaml:1): got 3; allowed: a divisor of data.batch_size, which is 8: it is split into "
+        "that many micro-batches; change it or data.batch_size (command line)",
+        "scheduler.warmup_epochs (x.yaml:2): got 11; allowed: at most trainer.epochs, which is 10; "
+        "change it or trainer.epochs (default)",
+    ]
+    assert load_config(None, ["trainer.accumulate=4", "data.batch_size=8"]).trainer.accumulate == 4
+
+
 def test_contradictions_are_found_beside_wrong_values_but_never_through_them() -> None:
     text = (
         "optimizer: {lr: -1}\ntrainer: {accumulate: 200}\ncompress: {stages: [{method: qat, lr: 0}, {method: prune}]}\n"

@@ -303,6 +303,14 @@ def test_state_after_a_reboot_is_killed(root: Path) -> None:
 # Changes and recorded files
 
 
+def test_a_config_file_that_was_edited_is_refused(root: Path) -> None:
+    run = make(root)
+    file = run.path / "config.yaml"
+    file.write_text(file.read_text().replace("seed: 0", "seed: 7"))
+    with pytest.raises(UsageError, match=r"config\.yaml was edited .*digits/.*: run\.seed \(was 0, is 7\)\. Restore"):
+        run.config  # noqa: B018
+
+
 def test_update_takes_a_config(root: Path) -> None:
     run = make(root)
     changed = Config.model_validate({"run": {"seed": 9}})

@@ -78,6 +78,8 @@ def test_list_is_newest_first_and_skips_what_is_damaged(root: Path, capsys: pyte
     (root / "file").write_text("x")
     assert list_runs(root) == runs[::-1]
     assert "skipped: runs/c/broken/manifest.json is damaged" in capsys.readouterr().err
+    assert list_runs(root) == runs[::-1]
+    assert capsys.readouterr().err == ""
 
 
 def test_list_of_nothing(tmp_path: Path) -> None:

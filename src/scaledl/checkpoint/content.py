@@ -1,0 +1,85 @@
+"""What is inside a checkpoint: read without pickle, compared with the model, written in one step."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor, nn
+
+from scaledl.errors import UsageError
+from scaledl.run import atomic_file
+
+_PARTS = ("state_dict", "optimizer_states", "callbacks", "loops", "val_metrics")
+_REMEDY = "move it and its .json away to go on from the one before, or start another run with its own run.id"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load tensors and plain values; anything else (a pickled object) is refused unexecuted.
+
+    Raises:
+        UsageError: the file is not such a checkpoint.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the foreign pickle protocol of what is refused anyway
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message recommends weights_only=False, which would execute what is in there
+        raise _foreign(path, "it holds pickled objects other than tensors and plain values, or is no pickle") from error
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise _foreign(path, f"it cannot be read ({type(error).__name__}: {first_line})") from error
+    missing = [part for part in _PARTS if part not in checkpoint] if isinstance(checkpoint, dict) else list(_PARTS)
+    if missing:
+        raise _foreign(path, f"it has no {', '.join(missing)}")
+    return checkpoint  # type: ignore[no-any-return]
+
+
+def _foreign(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path} is not a scaledl checkpoint: {reason}; {_REMEDY}")
+
+
+def check_fit(path: Path, state: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Compare a checkpoint's weights with the module that they are for.
+
+    Raises:
+        UsageError: missing or unexpected names, other shapes of parameters, NaN or infinite parameters.
+    """
+    expected, parameters = module.state_dict(), dict(module.named_parameters())
+    for word, names in (("lacks", expected.keys() - state.keys()), ("also has", state.keys() - expected.keys())):
+        if names:
+            raise _misfit(path, f"it {word} {', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''}")
+    for name, parameter in parameters.items():
+        if state[name].shape != parameter.shape:
+            raise _misfit(path, f"{name} is {list(state[name].shape)} there and {list(parameter.shape)} here")
+        if not bool(state[name].isfinite().all()):
+            raise UsageError(f"{path}: {name} contains NaN or infinite values; {_REMEDY}")
+
+
+def _misfit(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path} is of another model than the config describes: {reason}; {_REMEDY}")
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's file access, made atomic and free of pickle; what is loaded has to fit `module`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_file(Path(path), "checkpoint") as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = read_checkpoint(Path(path))
+        check_fit(Path(path), checkpoint["state_dict"], self.module)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""The only place that builds a Trainer, and what keeps Lightning quiet, cheap and out of the signals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.profilers import PassThroughProfiler
+
+from scaledl.checkpoint import AtomicCheckpointIO
+from scaledl.config import Config
+from scaledl.tasks.base import Task
+from scaledl.train.settings import Settings, uses_gpu
+
+
+def build_trainer(config: Config, settings: Settings, task: Task, callbacks: list[pl.Callback]) -> pl.Trainer:
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="gpu" if uses_gpu(config) else "cpu",
+            devices=1,
+            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+            max_epochs=config.trainer.epochs,
+            accumulate_grad_batches=config.trainer.accumulate,
+            gradient_clip_val=config.trainer.gradient_clip,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO(task), LightningEnvironment()],
+            profiler=_NullProfiler(),
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    # Its SIGTERM handler would end the run at the next step without a checkpoint; there is no public switch.
+    trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
+    return trainer
+
+
+def _no_handlers() -> None: ...
+
+
+class _NullProfiler(PassThroughProfiler):
+    """Lightning asks for a profiling context twenty times a step: hand out the same empty one."""
+
+    class _Shared:
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+
+    _shared = _Shared()
+
+    def profile(self, action_name: str) -> Any:
+        return self._shared
+
+
+@contextmanager
+def cheap_device_checks(config: Config) -> Iterator[None]:
+    """Lightning makes torch look for a GPU through NVML, which every optimizer step repeats: 30 us without one."""
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    before = os.environ.get(name)
+    if not uses_gpu(config):
+        os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hold back Lightning's announcements and its use of a deprecated torch name; other warnings come through."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    loggers += [logging.getLogger(f"{logger.name}.utilities.rank_zero") for logger in loggers]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Lightning turns a second Ctrl-C into `sys.exit(1)` and ignores all later ones: undo both."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
