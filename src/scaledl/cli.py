@@ -98,7 +98,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the exported file")
-    parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
+    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
 
 
 def _root_argument(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +108,7 @@ def _root_argument(parser: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="?", help="run or exported file; default: the newest training run")
     parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
+    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
     _root_argument(parser)
 
 
@@ -117,7 +117,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", default="1,64", metavar="N[,N…]")
     parser.add_argument("--threads", metavar="N", default="1", help="CPU threads (default: 1)")
     parser.add_argument("--rounds", metavar="N", default="15", help="interleaved rounds, at least 3 (default: 15)")
-    parser.add_argument("--trust", action="store_true", help="load a file whose hash is not known here (it is code)")
+    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
     _root_argument(parser)
 
 

@@ -12,7 +12,7 @@ from scaledl.compress.distill import choose_student
 from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
 from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
 from scaledl.compress.stage import StageContext, stage_key, stage_label
-from scaledl.config import Config, changed_keys, describe_changes
+from scaledl.config import Config, changed_keys, describe_changes, portable
 from scaledl.config.registry import FORMATS, METHODS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
 from scaledl.console import get_console
@@ -217,7 +217,7 @@ def _describe(chain: Chain, label: str, model: Model, stage_run: Run) -> StageRo
 def _export(chain: Chain, model: Model, origin: Run, path: Path) -> None:
     parent = origin.as_parent()
     source = {"name": parent.name, "id": parent.id, "sha256": parent.sha256,
-              "config": chain.config.model_dump(mode="json")}  # fmt: skip
+              "config": portable(chain.config)}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     export_fn = FORMATS.resolve(chain.config.export.format)
     export_fn(model, chain.data, path, config=chain.config.export, source=source)
