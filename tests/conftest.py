@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +119,12 @@ def _mount(arguments: list[str]) -> None:
         _cannot(f"mount failed: {done.stderr.strip()}")
 
 
+@pytest.fixture
+def cannot() -> Callable[[str], None]:
+    """`cannot("there is no such tool")` skips the test; where everything is required, it fails."""
+    return _cannot
+
+
 def _cannot(reason: str) -> None:
     """Skip with the reason; where everything is required, fail."""
     if os.environ.get("SCALEDL_REQUIRE_ALL") == "1":
@@ -140,3 +150,67 @@ def _children() -> dict[tuple[int, int], str]:
         if not any(allowed in command for allowed in ALLOWED_CHILDREN):
             found[int(status.parent.name), int(fields[19])] = command
     return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ranks left that trained together: exit codes, their standard errors, and the run's files in `folder`."""
+
+    codes: list[int]
+    errors: list[str]
+    folder: Path
+
+    @property
+    def losses(self) -> list[float]:
+        """Of every optimizer step."""
+        lines = (self.folder / "t/one/metrics.jsonl").read_text().splitlines()
+        return [loss for record in map(json.loads, lines) if record["kind"] == "train" for loss in record["losses"]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Validation of the result."""
+        return dict(json.loads((self.folder / "metrics.json").read_text()))
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Every micro-batch of every rank: epoch, step, sample ids."""
+        files = sorted(self.folder.glob("ledger-*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def inspected(self) -> list[dict[str, Any]]:
+        """What every rank said of its strategy."""
+        return [json.loads(file.read_text()) for file in sorted(self.folder.glob("inspect-*.json"))]
+
+
+Together = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def together() -> Together:
+    """`together(folder, world_size, **plan)`: a training on so many ranks over gloo, one process each."""
+
+    def run(folder: Path, world_size: int, **plan: Any) -> Job:
+        folder.mkdir(exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        program = [sys.executable, str(Path(__file__).with_name("ranks_program.py"))]
+        started = [
+            subprocess.Popen(
+                [*program, *map(str, (rank, world_size, port, folder)), json.dumps(plan)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            for rank in range(world_size)
+        ]
+        try:
+            errors = [process.communicate(timeout=180)[1] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        return Job([process.returncode for process in started], errors, folder)
+
+    return run

@@ -40,11 +40,15 @@ class Console:
     def __init__(self) -> None:
         self._json = False
         self._quiet = False
+        self._prefix = ""
         self._live: RichProgress | None = None
 
-    def configure(self, *, json: bool = False, quiet: bool = False) -> None:
-        """json: everything but `result` goes to standard error. quiet: no events and no progress."""
-        self._json, self._quiet = json, quiet
+    def configure(self, *, json: bool = False, quiet: bool = False, prefix: str = "") -> None:
+        """json: everything but `result` goes to standard error. quiet: no events and no progress.
+
+        prefix: begins warnings and errors, of a process that is one of several.
+        """
+        self._json, self._quiet, self._prefix = json, quiet, prefix
 
     def info(self, text: str) -> None:
         """One event."""
@@ -52,10 +56,10 @@ class Console:
             _write(self._stream, printable(text))
 
     def warn(self, text: str) -> None:
-        _write(sys.stderr, _coloured(sys.stderr, _YELLOW, f"warning: {printable(text)}"))
+        _write(sys.stderr, _coloured(sys.stderr, _YELLOW, f"warning: {printable(self._prefix + text)}"))
 
     def error(self, text: str) -> None:
-        _write(sys.stderr, _coloured(sys.stderr, _RED, f"error: {printable(text)}"))
+        _write(sys.stderr, _coloured(sys.stderr, _RED, f"error: {printable(self._prefix + text)}"))
 
     def result(self, text: str) -> None:
         """The verb's result on standard output; with json it is written as it is."""

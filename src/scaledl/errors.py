@@ -2,9 +2,10 @@
 
 
 class ScaledlError(Exception):
-    """A failed run (exit code 1)."""
+    """A failed run (exit code 1). `told`: another rank tells the user, and this process ends without a word."""
 
     exit_code = 1
+    told = False
 
 
 class UsageError(ScaledlError):

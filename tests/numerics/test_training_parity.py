@@ -196,7 +196,8 @@ def test_the_moving_average_of_a_quantizing_model_has_finite_ranges(tmp_path, da
 
 def test_distillation_equals_a_hand_written_loop(tmp_path, data, monkeypatch):
     config = replace(BASE, OPTIMIZERS["sgd"])
-    teacher = new(config, data, seed=3).module.eval()
+    teacher_model = new(config, data, seed=3)
+    teacher = teacher_model.module.eval()
     before = copy.deepcopy(teacher.state_dict())
 
     def loss_fn(batch, logits, own):
@@ -205,7 +206,7 @@ def test_distillation_equals_a_hand_written_loop(tmp_path, data, monkeypatch):
 
     for feature in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):  # else the teacher answers in bf16
         monkeypatch.setattr(torch.cpu, feature, lambda: False)
-    result, losses = train(tmp_path, config, data, teacher=teacher, teacher_weight=0.7, temperature=3.0)
+    result, losses = train(tmp_path, config, data, teacher=teacher_model, teacher_weight=0.7, temperature=3.0)
     module, expected = manual_loop(config, data, loss_fn)
     assert losses == pytest.approx(expected, abs=1e-5)
     assert_equal_weights(result.model.module, module, 1e-5)

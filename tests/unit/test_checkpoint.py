@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import threading
 import zipfile
 
 import numpy as np
@@ -12,8 +13,7 @@ import torch
 from torch import nn
 
 from scaledl.checkpoint import (
-    AtomicCheckpointIO,
-    Checkpointer,
+    CheckpointWriter,
     best_verified,
     candidates,
     check_fit,
@@ -24,7 +24,7 @@ from scaledl.checkpoint import (
     restore_random_state,
     scan,
 )
-from scaledl.distributed.preemption import StopFlag
+from scaledl.checkpoint.writer import Position
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.run import sha256_file
 
@@ -160,42 +160,70 @@ def test_leftovers_of_killed_saves_go_once_something_newer_is_there(tmp_path):
     assert names(candidates(tmp_path)) == ["step-00000040.ckpt", "step-00000030.ckpt"]
 
 
-class FakeTrainer:
-    """As much of a trainer as a save needs."""
-
-    current_epoch = 0
-
-    def __init__(self, step, save_fn):
-        self.global_step, self.save_checkpoint = step, save_fn
+def writer(step, check_token=lambda: None):
+    access = CheckpointWriter(nn.Linear(1, 1), keep_last=1, check_token=check_token)
+    access.position = Position(step, 0, True, None)
+    return access
 
 
-def checkpointer(directory):
-    return Checkpointer(directory, keep_last=1, every_n_steps=None, stop_flag=StopFlag(), before_save=lambda: None)
-
-
-def test_a_failed_save_keeps_the_only_checkpoint(tmp_path):
+def test_a_failed_save_keeps_the_only_checkpoint_and_is_told_when_it_is_waited_for(tmp_path):
     write(tmp_path, 10)
 
-    def fail(path):
-        raise ScaledlError("no space left")
+    def fail():
+        raise ScaledlError("another attempt has taken over")
 
-    saving = checkpointer(tmp_path)
-    with pytest.raises(ScaledlError):
-        saving.save(FakeTrainer(20, fail), epoch_complete=True)
-    assert newest_verified(tmp_path)[1].step == 10
-    saving.save(FakeTrainer(30, lambda path: path.write_text("whole")), epoch_complete=True)
+    failing = writer(20, fail)
+    failing.save_checkpoint({"a": 1}, tmp_path / "step-00000020.ckpt")
+    with pytest.raises(ScaledlError, match=r"taken over; step-00000010.ckpt remains, and the same command goes on"):
+        failing.wait()
+    failing.wait()
+    assert names(tmp_path.glob("*.ckpt")) == ["step-00000010.ckpt"]
+    saving = writer(30)
+    saving.save_checkpoint({"a": 1}, tmp_path / "step-00000030.ckpt")
+    saving.wait()
     assert names(candidates(tmp_path)) == ["step-00000030.ckpt"]
+    assert newest_verified(tmp_path)[1].epoch_complete
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
+    held = threading.Event()
+    saving = writer(5, held.wait)
+    weight, shared = torch.ones(3), [torch.zeros(2), {"lr": 0.1}]
+    path = tmp_path / "step-00000005.ckpt"
+    saving.save_checkpoint({"weight": weight, "more": (shared, "text")}, path)
+    weight += 1
+    shared[0] += 1
+    shared[1]["lr"] = 9.0
+    held.set()
+    saving.wait()
+    saved = torch.load(path, weights_only=True)
+    assert saved["weight"].tolist() == [1, 1, 1]
+    assert saved["more"][0][0].tolist() == [0, 0]
+    assert saved["more"][0][1] == {"lr": 0.1}
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path):
+    held = threading.Event()
+    saving = writer(5, held.wait)
+    saving.save_checkpoint({"a": 1}, tmp_path / "step-00000005.ckpt")
+    saving.raise_error()
+    assert scan(tmp_path) == [], "it returned before the checkpoint was whole"
+    held.set()
+    saving.wait()
+    assert newest_verified(tmp_path)[1].step == 5
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path):
-    access = AtomicCheckpointIO(nn.Linear(1, 1))
-    path = tmp_path / "a.ckpt"
+    path = tmp_path / "step-00000005.ckpt"
+    access = writer(5)
     access.save_checkpoint({"a": 1}, path)
+    access.wait()
     before = path.read_bytes()
+    access.save_checkpoint({"a": lambda: None}, path)
     with pytest.raises((AttributeError, pickle.PicklingError)):
-        access.save_checkpoint({"a": lambda: None}, path)
+        access.wait()
     assert path.read_bytes() == before
-    assert names(tmp_path.iterdir()) == ["a.ckpt"]
+    assert sorted(names(tmp_path.iterdir())) == ["step-00000005.ckpt", "step-00000005.json"]
 
 
 # Refused

@@ -11,6 +11,7 @@ from typing import Any
 from scaledl.api.results import check_data, data_of, keep_result, publish, reported_attempt
 from scaledl.config import Config, changed_keys, describe_changes, replace
 from scaledl.console import get_console
+from scaledl.distributed.ranks import current_ranks
 from scaledl.errors import UsageError
 from scaledl.run import Parent, Run, default_id
 
@@ -18,6 +19,8 @@ from scaledl.run import Parent, Run, default_id
 _FREE = (
     *("run.name", "run.id", "run.root", "data.root", "data.download"),
     *("trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps"),
+    *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed.", "data.num_workers"),
+    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
 )
 _FREE_IN_TRAINING = (*_FREE, "compress.", "export.")
 
@@ -46,7 +49,7 @@ def train(config: Config) -> Run:
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")
         check_data(data, run, config)
-        run.update(data_fingerprint=data.spec.fingerprint)
+        run.update(data_fingerprint=data.spec.fingerprint, world_size=current_ranks().world_size)
         result = fit(config, run, data, model)
         keep_result(run, result.model, data, result.metrics)
     return run
@@ -79,7 +82,7 @@ def compress(source: Run, config: Config) -> Run:
     )
     with reported_attempt(run, config):
         get_console().info(f"compressing {source.path} -> {run.path}")
-        run.update(data_fingerprint=data.spec.fingerprint)
+        run.update(data_fingerprint=data.spec.fingerprint, world_size=current_ranks().world_size)
         pipeline.run_chain(source, config, run, data)
         publish(run, data)
     return run

@@ -4,7 +4,7 @@ A checkpoint is two files: `step-00000450.ckpt` (torch zip, tensors and plain va
 `step-00000450.json` with its size, SHA-256 and position. A checkpoint without its second file does not exist.
 """
 
-from scaledl.checkpoint.content import AtomicCheckpointIO, check_fit, read_checkpoint
+from scaledl.checkpoint.content import check_fit, read_checkpoint
 from scaledl.checkpoint.files import (
     CheckpointInfo,
     best_of,
@@ -15,12 +15,18 @@ from scaledl.checkpoint.files import (
     prune_old,
     scan,
 )
-from scaledl.checkpoint.random_state import random_state, restore_random_state
+from scaledl.checkpoint.random_state import (
+    random_state,
+    ranks_random_state,
+    restore_random_state,
+    restore_ranks_random_state,
+)
 from scaledl.checkpoint.save import Checkpointer
+from scaledl.checkpoint.writer import CheckpointWriter
 
 __all__ = [
-    "AtomicCheckpointIO",
     "CheckpointInfo",
+    "CheckpointWriter",
     "Checkpointer",
     "best_of",
     "best_verified",
@@ -30,7 +36,9 @@ __all__ = [
     "problem",
     "prune_old",
     "random_state",
+    "ranks_random_state",
     "read_checkpoint",
     "restore_random_state",
+    "restore_ranks_random_state",
     "scan",
 ]

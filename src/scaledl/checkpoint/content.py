@@ -1,4 +1,4 @@
-"""What is inside a checkpoint: read without pickle, compared with the model, written in one step."""
+"""What is inside a checkpoint: read without pickle, compared with the model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
 from scaledl.errors import UsageError
-from scaledl.run import atomic_file
 
 _PARTS = ("state_dict", "optimizer_states", "callbacks", "loops", "val_metrics")
 _REMEDY = "move it and its .json away to go on from the one before, or start another run with its own run.id"
@@ -56,30 +54,12 @@ def check_fit(path: Path, state: Mapping[str, Tensor], module: nn.Module) -> Non
         if names:
             raise _misfit(path, f"it {word} {', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''}")
     for name, parameter in parameters.items():
-        if state[name].shape != parameter.shape:
-            raise _misfit(path, f"{name} is {list(state[name].shape)} there and {list(parameter.shape)} here")
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # of the whole, where DeepSpeed has cut it up
+        if state[name].shape != shape:
+            raise _misfit(path, f"{name} is {list(state[name].shape)} there and {list(shape)} here")
         if not bool(state[name].isfinite().all()):
             raise UsageError(f"{path}: {name} contains NaN or infinite values; {_REMEDY}")
 
 
 def _misfit(path: Path, reason: str) -> UsageError:
     return UsageError(f"{path} is of another model than the config describes: {reason}; {_REMEDY}")
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's file access, made atomic and free of pickle; what is loaded has to fit `module`."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with atomic_file(Path(path), "checkpoint") as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint = read_checkpoint(Path(path))
-        check_fit(Path(path), checkpoint["state_dict"], self.module)
-        return checkpoint
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)

@@ -34,6 +34,8 @@ START_ARTIFACT = "exports/start.ts"
 _FREE = (
     "run.name", "run.id", "run.root", "data.root", "data.download",
     "trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps",
+    "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed.", "data.num_workers",
+    "trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps",
 )  # fmt: skip
 
 

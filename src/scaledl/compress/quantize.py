@@ -90,6 +90,7 @@ class FreezeAfter(pl.Callback):
 
     def __init__(self, step: int) -> None:
         self.step = step
+        self.recipe = {"name": "freeze_after", "step": step}  # for the other ranks
         self._frozen = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

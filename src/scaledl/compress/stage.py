@@ -111,7 +111,7 @@ def finetune(
         context.run,
         context.data,
         model,
-        teacher=context.teacher.module,
+        teacher=context.teacher,
         teacher_weight=stage.teacher_weight,
         temperature=stage.temperature,
         callbacks=[*callbacks, *alive],

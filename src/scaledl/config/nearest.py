@@ -38,8 +38,9 @@ def nearest_key(path: str, siblings: Iterable[str], known: Iterable[str]) -> str
     parent, _, last = path.rpartition(".")
     by_form = {normal(sibling): sibling for sibling in siblings}
     known = list(known)
-    if normal(last) in by_form:
-        return _join(parent, by_form[normal(last)])
+    beside = nearest(last, by_form.values(), cutoff=0.9)
+    if beside:
+        return _join(parent, beside)
     elsewhere = [key for key in known if normal(key) == normal(path) or normal(key.rpartition(".")[2]) == normal(last)]
     if elsewhere:
         return elsewhere[0]

@@ -77,6 +77,7 @@ METHODS = Registry(
         "ptq": "scaledl.compress.quantize:apply_ptq",
     },
 )
+CALLBACKS = Registry("callback", {"freeze_after": "scaledl.compress.quantize:FreezeAfter"})
 FORMATS = Registry("export format", {"torchscript": "scaledl.export.torchscript:export_torchscript"})
 CHANGES = Registry(
     "structure change",

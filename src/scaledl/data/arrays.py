@@ -55,7 +55,10 @@ class Arrays:
 
 
 class Batch(NamedTuple):
-    """x: float32 [B, C, H, W], normalised, channels_last. y: int64 [B]. ids: int64 [B]."""
+    """x: float32 [B, C, H, W], normalised, channels_last. y: int64 [B]. ids: int64 [B].
+
+    With one row and no id, the batch only keeps this rank in step with others that have samples; it counts for nothing.
+    """
 
     x: Tensor
     y: Tensor

@@ -26,7 +26,14 @@ class DataModule:
     test: Arrays
 
     def train_loader(
-        self, batch_size: int, augment: AugmentConfig, seed: int, *, rank: int = 0, world_size: int = 1
+        self,
+        batch_size: int,
+        augment: AugmentConfig,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
     ) -> BatchLoader:
         """Shuffled, augmented batches of the training split; `batch_size` counts the samples of all ranks."""
         return BatchLoader(
@@ -38,11 +45,15 @@ class DataModule:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            num_workers=num_workers,
         )
 
-    def eval_loader(self, split: Literal["train", "val", "test"], batch_size: int) -> BatchLoader:
+    def eval_loader(
+        self, split: Literal["train", "val", "test"], batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> BatchLoader:
         """The whole split in its own order, without augmentation; the last batch may be smaller."""
-        return BatchLoader({"train": self.train, "val": self.val, "test": self.test}[split], self.spec, batch_size)
+        arrays = {"train": self.train, "val": self.val, "test": self.test}[split]
+        return BatchLoader(arrays, self.spec, batch_size, rank=rank, world_size=world_size)
 
 
 def build_data(config: DataConfig, seed: int) -> DataModule:

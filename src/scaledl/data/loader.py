@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from scaledl.config.schema import AugmentConfig
 from scaledl.data.arrays import Arrays, Batch, DataSpec, Normalizer
 from scaledl.data.augment import CropFlip
 from scaledl.data.hashing import ORDER, generator
+from scaledl.data.workers import prepared
 from scaledl.errors import UsageError
 
 PixelsFn = Callable[[Tensor, Tensor, int], Tensor]
@@ -21,7 +22,7 @@ class BatchLoader:
     """Iterate over a split in batches.
 
     The order of an epoch is a permutation seeded by (seed, epoch), cut into global batches, of which each rank takes
-    a near-equal contiguous slice (empty where the last batch has fewer samples than there are ranks). An iteration
+    a near-equal contiguous slice (a row that counts for nothing where it would be empty). An iteration
     runs through the epoch that `set_epoch` named, else through the one after the last that was finished; after
     `load_state_dict` it yields what was left, whatever the batch size is now.
 
@@ -44,12 +45,13 @@ class BatchLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        num_workers: int = 0,
     ) -> None:
         assert batch_size >= 1, f"batch_size {batch_size}"
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         self.batch_size, self.epoch, self.consumed = batch_size, 0, 0
         self._arrays, self._shuffle, self._seed = arrays, shuffle, seed
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._num_workers = rank, world_size, num_workers
         self._resuming = False
         self._pixels_fn = _build_pixels_fn(arrays.images, augment, seed)
         self._normalize = Normalizer(spec, *arrays.images.shape[1:3])
@@ -71,13 +73,15 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: its body runs at the first batch, after Lightning has called `set_epoch`.
         self._start_epoch()
-        order, size = self._order(), len(self._arrays)
-        start = self.consumed
-        while start < size:
-            stop = min(start + self.batch_size, size)
-            self.consumed = stop
-            yield self._batch(order[start:stop])
-            start = stop
+        order, size, epoch = self._order(), len(self._arrays), self.epoch
+        starts = range(self.consumed, size, self.batch_size)
+        slices = (order[start : start + self.batch_size] for start in starts)
+        batches: Iterable[Batch] = (self.batch(index, epoch) for index in slices)
+        if self._num_workers and len(starts):
+            batches = prepared(self.batch, list(slices), epoch, self._num_workers)
+        for start, batch in zip(starts, batches, strict=True):
+            self.consumed = min(start + self.batch_size, size)
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Position, and what it is only valid for. `consumed == n` means: go on with the next epoch."""
@@ -121,12 +125,14 @@ class BatchLoader:
             return torch.arange(size)
         return torch.randperm(size, generator=generator(self._seed, self.epoch, ORDER))
 
-    def _batch(self, index: Tensor) -> Batch:
+    def batch(self, index: Tensor, epoch: int) -> Batch:
+        """This rank's slice of a global batch; where it is empty, one row without an id, which counts for nothing."""
         size = len(index)
-        index = index[size * self._rank // self._world_size : size * (self._rank + 1) // self._world_size]
-        ids = self._arrays.ids.index_select(0, index)
-        pixels = self._pixels_fn(index, ids, self.epoch)
-        return Batch(self._normalize(pixels), self._arrays.labels.index_select(0, index), ids)
+        mine = index[size * self._rank // self._world_size : size * (self._rank + 1) // self._world_size]
+        rows = mine if len(mine) else index[:1]
+        ids = self._arrays.ids.index_select(0, rows)
+        pixels = self._pixels_fn(rows, ids, epoch)
+        return Batch(self._normalize(pixels), self._arrays.labels.index_select(0, rows), ids[: len(mine)])
 
 
 def _build_pixels_fn(images: Tensor, augment: AugmentConfig | None, seed: int) -> PixelsFn:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scaledl.console import get_console
 from scaledl.data import Batch
+from scaledl.distributed.preemption import stop_flag
+from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError
 from scaledl.optim.schedules import Schedule
 
@@ -27,11 +30,18 @@ class NonFiniteLossError(ScaledlError):
     """The loss became NaN or infinite; the optimizer did not step on it."""
 
 
+class OutOfMemory(ScaledlError):
+    """A micro-batch did not fit into memory; all ranks stopped before the backward pass of the same step."""
+
+
 class Task(pl.LightningModule):
     """A model with a loss and metrics. Subclasses implement `step` and `metrics`.
 
     `auxiliary` turns the result of a training step into the loss to minimise: the task's own by default.
     Per-step losses collect in `losses` (optimizer step by optimizer step, detached) until someone takes them.
+
+    Of several ranks each minimises its share of the global mean, which weighs every sample the same: shares are summed
+    over ranks. Before a backward pass all ranks tell each other of trouble, so that all do the same about it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -48,6 +58,16 @@ class Task(pl.LightningModule):
         self.peak_lr = 0.0
         self.optimizer_fn: Callable[[nn.Module], Optimizer] | None = None
         self.auxiliary: Auxiliary = _own_loss_only
+        self.ranks = Ranks()
+        self.averages_gradients = False  # over ranks, as DeepSpeed does, instead of summing them
+        self.gradient_clip: float | None = None
+        self.max_nonfinite_steps = 0
+        self.skipped = 0  # steps in a row that were left out for a loss that is not finite
+        self.stop_signum = 0  # of a stop signal that some rank got, known to all ranks since the same step
+        self._groups: list[list[nn.Parameter]] = []
+        self._trouble: tuple[float, Tensor] | None = None
+        self._window_is_bad = False
+        self._buffers_before: list[Tensor] = []
         self._window: list[Tensor] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -72,7 +92,13 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         assert self.optimizer_fn is not None
-        return self.optimizer_fn(self.model)
+        optimizer = self.optimizer_fn(self.model)
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """The parameters as the optimizer counts them."""
+        return self._groups
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         if device.type != "cpu":
@@ -80,37 +106,108 @@ class Task(pl.LightningModule):
         return batch if self.channels_last else batch._replace(x=batch.x.contiguous())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.auxiliary(batch, self.step(batch))
-        if self.accumulate > 1:
-            loss = loss * self._window_weight(len(batch.y), batch_idx)
-        if not math.isfinite(loss.item()):
-            raise NonFiniteLossError(self._non_finite(loss.item(), batch))
+        if self.max_nonfinite_steps and batch_idx % self.accumulate == 0:
+            self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes them
+        loss, out_of_memory = self._loss(batch, batch_idx)
+        value = 0.0 if loss is None else loss.item()
+        mine = not math.isfinite(value)
+        bad, full = self._agreed(mine, out_of_memory is not None)
+        if full:
+            raise OutOfMemory(self._out_of_memory(full, out_of_memory))
+        if mine:
+            self._trouble = value, batch.ids
+        if bad:
+            self._window_is_bad = True
+            return self._nothing()
+        assert loss is not None
         self._window.append(loss.detach())
         return loss
 
-    def _window_weight(self, num_samples: int, batch_idx: int) -> float:
-        # Lightning divides by `accumulate`; an uneven tail must still weigh every sample the same.
+    def _nothing(self) -> Tensor:
+        """A loss whose backward pass changes nothing. ZeRO 1 and 2 cannot do without a gradient of every parameter."""
+        if self.averages_gradients and not any(hasattr(p, "ds_id") for p in self.model.parameters()):
+            return torch.stack([p.sum() for p in self.model.parameters() if p.requires_grad]).sum() * 0
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    def _loss(self, batch: Batch, batch_idx: int) -> tuple[Tensor | None, Exception | None]:
+        try:
+            loss = self.auxiliary(batch, self.step(batch))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None, error
+        if self.accumulate > 1 or self.ranks.several:
+            loss = loss * self._share(len(batch.ids), batch_idx)
+        return loss, None
+
+    def _share(self, num_samples: int, batch_idx: int) -> float:
+        """Of this micro-batch in its optimizer step: an uneven tail must still weigh every sample the same."""
         start = batch_idx // self.accumulate * self.batch_size
         window = min(self.batch_size, self.train_samples - start)
-        return self.accumulate * num_samples / window
+        ranks = self.ranks.world_size if self.averages_gradients else 1
+        return self.accumulate * ranks * num_samples / window  # Lightning divides by `accumulate`
 
-    def _non_finite(self, loss: float, batch: Batch) -> str:
-        ids = batch.ids.tolist()
-        shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
-        return (
-            f"the loss became {loss} at step {self.global_step + 1} (epoch {self.current_epoch + 1}, "
-            f"learning rate {self.lr:.3g}); sample ids: {shown}. The optimizer did not step on it; "
-            "try a lower optimizer.lr or trainer.gradient_clip"
-        )
+    def _agreed(self, bad: bool, full: bool) -> tuple[int, int]:
+        """One more than the last rank with a bad loss, and than the last one out of memory; 0 where there is none."""
+        number = self.ranks.rank + 1
+        if not self.ranks.several:
+            return bad * number, full * number
+        flags = torch.tensor([bad * number, full * number, stop_flag.signum or 0], dtype=torch.int32)
+        last_bad, last_full, signum = self.ranks.max_(flags).tolist()
+        self.stop_signum = self.stop_signum or signum
+        return last_bad, last_full
+
+    def _out_of_memory(self, number: int, error: Exception | None) -> str:
+        what = f": {str(error).splitlines()[0]}" if error is not None else ""
+        where = f" of rank {number - 1}" if self.ranks.several else ""
+        return f"step {self.global_step + 1}: a micro-batch{where} does not fit into memory{what}"
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         self.lr = self.peak_lr * self.schedule(self.trainer.global_step)
         for group in optimizer.param_groups:
             group["lr"] = self.lr
-        optimizer.step(closure=optimizer_closure)
-        window = self._window
-        self.losses.append(window[0] if self.accumulate == 1 else torch.stack(window).sum() / self.accumulate)
-        window.clear()
+        loss = optimizer_closure()
+        window, self._window = self._window, []
+        if self._window_is_bad:
+            self._leave_out(optimizer)
+            return
+        self.skipped = 0
+        optimizer.step(closure=lambda: loss)
+        total = window[0] if self.accumulate == 1 else torch.stack(window).sum() / self.accumulate
+        self.losses.append(total / self.ranks.world_size if self.averages_gradients else total)
+
+    def _leave_out(self, optimizer: Any) -> None:
+        """No rank steps; the weights, the optimizer's state and averages stay as they are."""
+        self._window_is_bad = False
+        self.skipped += 1
+        trouble, self._trouble = self._trouble, None
+        if self.skipped > self.max_nonfinite_steps:
+            self._give_up(trouble)
+        self.losses.append(torch.tensor(math.nan, device=self.device))
+        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
+            buffer.resize_(before.shape).copy_(before)
+        optimizer.zero_grad(set_to_none=True)
+        if self.averages_gradients:
+            self.trainer.strategy.discard_gradients()  # type: ignore[attr-defined]
+        if trouble is not None:
+            left = self.max_nonfinite_steps - self.skipped
+            get_console().warn(f"{self._describe(*trouble)}; this step is left out ({left} more in a row are allowed)")
+
+    def _give_up(self, trouble: tuple[float, Tensor] | None) -> NoReturn:
+        what = "a rank's loss is not finite" if trouble is None else self._describe(*trouble)
+        before = f", {self.skipped} times in a row" if self.skipped > 1 else ""
+        raise NonFiniteLossError(
+            f"{what}{before}. The optimizer did not step on it; try a lower optimizer.lr or trainer.gradient_clip"
+        )
+
+    def _describe(self, loss: float, ids_tensor: Tensor) -> str:
+        ids = ids_tensor.tolist()
+        shown = ", ".join(map(str, ids[:16])) + (f", … ({len(ids)} in all)" if len(ids) > 16 else "")
+        where = f" on rank {self.ranks.rank}" if self.ranks.several else ""
+        return (
+            f"the loss became {loss} at step {self.global_step + 1}{where} (epoch {self.current_epoch + 1}, "
+            f"learning rate {self.lr:.3g}); sample ids: {shown}"
+        )
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -120,21 +217,25 @@ class Task(pl.LightningModule):
             nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def take_losses(self) -> list[float]:
-        """The losses of the optimizer steps since the last call."""
-        losses = torch.stack(self.losses).tolist() if self.losses else []
+        """The losses of the optimizer steps since the last call, over all ranks, which call this together."""
+        losses = torch.stack(self.losses).double().cpu() if self.losses else torch.empty(0)
         self.losses.clear()
-        return losses
+        return self.ranks.sum_(losses).tolist() if len(losses) else []
 
     def on_validation_epoch_start(self) -> None:
         self._sums, self._count = {}, 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        count = len(batch.ids)  # 0 for a row that only keeps the ranks in step
         for name, value in self.metrics(self.step(batch), batch).items():
+            value = value if count else torch.zeros_like(value)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += len(batch.y)
+        self._count += count
 
     def on_validation_epoch_end(self) -> None:
-        self.val_metrics = {f"val_{name}": float(value) / self._count for name, value in self._sums.items()}
+        sums = torch.tensor([*(float(value) for value in self._sums.values()), self._count], dtype=torch.float64)
+        *totals, count = self.ranks.sum_(sums).tolist()
+        self.val_metrics = {f"val_{name}": total / count for name, total in zip(self._sums, totals, strict=True)}
         loss = self.val_metrics.get("val_loss", 0.0)
         if not math.isfinite(loss):  # the last step of all can ruin the weights without a training loss to show it
             raise NonFiniteLossError(
@@ -149,6 +250,26 @@ class Task(pl.LightningModule):
         if not checkpoint["optimizer_states"]:
             raise LookupError("no state of the optimizer")
         self.val_metrics = checkpoint["val_metrics"]
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        micro_batch, [position] = self.batch_size // self.accumulate, fit_loop["state_dict"]["combined_loader"]
+        if position["global_batch"] != micro_batch:
+            count_again(fit_loop["epoch_loop.batch_progress"], -(-position["consumed"] // micro_batch))
+
+
+def count_again(progress: dict[str, Any], batches: int) -> None:
+    """Lightning counts batches, which are other ones now: `batches` of this epoch are done.
+
+    A save between steps was within a batch for Lightning, which counts it as completed when it resumes.
+    """
+    total, current = progress["total"], progress["current"]
+    within = total["processed"] == total["ready"] and total["completed"] == total["processed"] - 1
+    current.update(dict.fromkeys(current, batches))
+    current["completed"] -= within
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, or of torch's allocator on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 # Lightning inspects this signature at every step; a stored one is found four times faster.

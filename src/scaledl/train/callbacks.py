@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from scaledl.console import Progress, get_console
+from scaledl.distributed.link import RankLink
 from scaledl.run import Run, atomic_write, storage_errors
 from scaledl.tasks.base import NonFiniteLossError, Task
 
@@ -23,13 +24,16 @@ EPOCH_LINE_SECONDS = 2.0
 class Metrics(pl.Callback):
     """Writes every step's loss and every validation to `metrics.jsonl` and TensorBoard, a block at a time."""
 
-    def __init__(self, run: Run, *, every_n_steps: int) -> None:
+    def __init__(self, run: Run, *, every_n_steps: int, writes: bool = True) -> None:
         self.run = run
         self.every_n_steps = every_n_steps
+        self.writes = writes  # of several ranks only the first; all add up their losses together
         self.last_loss = float("nan")
         self._writer: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not self.writes:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         with storage_errors(self.run.metrics_file, "metrics"):
@@ -44,11 +48,15 @@ class Metrics(pl.Callback):
         losses = task.take_losses()
         if not losses:
             return
-        self.last_loss = sum(losses) / len(losses)
+        known = [loss for loss in losses if math.isfinite(loss)]
+        self.last_loss = sum(known) / len(known) if known else float("nan")
         step, epoch = trainer.global_step, trainer.current_epoch
-        record = {"kind": "train", "step": step, "epoch": epoch, "loss": self.last_loss, "lr": task.lr}
-        self._write({**record, "losses": losses}, {"train/loss": self.last_loss, "train/lr": task.lr})
-        self.run.heartbeat()
+        mean = self.last_loss if known else None
+        record = {"kind": "train", "step": step, "epoch": epoch, "loss": mean, "lr": task.lr}
+        shown = [loss if math.isfinite(loss) else None for loss in losses]  # null: the step was left out
+        self._write({**record, "losses": shown}, {"train/loss": self.last_loss, "train/lr": task.lr})
+        if self.writes:
+            self.run.heartbeat()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.flush(trainer, pl_module)
@@ -62,6 +70,8 @@ class Metrics(pl.Callback):
             self.flush(trainer, pl_module)
 
     def _write(self, record: dict[str, Any], scalars: dict[str, float]) -> None:
+        if not self.writes:
+            return
         with storage_errors(self.run.metrics_file, "metrics"):
             with self.run.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -95,7 +105,8 @@ def _until(step: int, record: Any) -> dict[str, Any] | None:
     if record["kind"] != "train" or (missing := record["step"] - step) >= len(record["losses"]):
         return None
     losses = record["losses"][:-missing]
-    return {**record, "step": step, "losses": losses, "loss": sum(losses) / len(losses)}
+    known = [loss for loss in losses if loss is not None]
+    return {**record, "step": step, "losses": losses, "loss": sum(known) / len(known) if known else None}
 
 
 class Display(pl.Callback):
@@ -124,7 +135,8 @@ class Display(pl.Callback):
         assert self._progress is not None
         step, self._shown = trainer.global_step - self._shown, trainer.global_step
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs or 1)}/{trainer.max_epochs}"
-        loss = task.losses[-1].item() if task.losses else self.metrics.last_loss
+        one = not task.ranks.several  # of several ranks, the last loss here is only a share
+        loss = task.losses[-1].item() if task.losses and one else self.metrics.last_loss
         known = {} if math.isnan(loss) else {"loss": f"{loss:.4f}", "lr": f"{task.lr:.2e}"}
         self._progress.advance(step, epoch=epoch, **known)
 
@@ -163,7 +175,7 @@ class MovingAverage(pl.Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         last = batch_idx + 1 >= trainer.num_training_batches
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not last:
+        if ((batch_idx + 1) % trainer.accumulate_grad_batches and not last) or pl_module.skipped:
             return
         # A short run would otherwise still carry its random start (the warm-up of Tarvainen and Valpola 2017).
         decay = min(self.decay, (1 + trainer.global_step) / (10 + trainer.global_step))
@@ -211,6 +223,35 @@ class EarlyStopping(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+
+class SignsOfLife(pl.Callback):
+    """Tells the process that watches over this rank where it is."""
+
+    def __init__(self, link: RankLink) -> None:
+        self.link = link
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.link.phase("train")
+        self.link.tick(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.link.tick(trainer.global_step)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.link.phase("validate")
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.link.tick(trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.link.phase("train")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.link.phase("idle")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.link.phase("idle")
 
 
 class StepLimit(pl.Callback):

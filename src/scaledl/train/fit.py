@@ -1,8 +1,9 @@
-"""`fit`: config, run, data and model in, trained model out."""
+"""`fit`: config, run, data and model in, trained model out; on one rank or on all of them together."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scaledl.checkpoint import (
     Checkpointer,
+    CheckpointWriter,
     best_verified,
     candidates,
     newest_verified,
@@ -25,16 +27,18 @@ from scaledl.config import Config
 from scaledl.config.registry import TASKS
 from scaledl.console import get_console
 from scaledl.data import DataModule
+from scaledl.distributed.link import current_link
 from scaledl.distributed.preemption import stop_flag
+from scaledl.distributed.ranks import Ranks, current_ranks
 from scaledl.errors import UsageError
-from scaledl.models.structure import Model
+from scaledl.models.structure import Model, build
 from scaledl.optim.optimizers import build_optimizer
 from scaledl.optim.schedules import build_schedule
 from scaledl.run import Run
-from scaledl.tasks.base import Task
+from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
-from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, StepLimit
-from scaledl.train.settings import Settings, prepare_module, resolve_settings
+from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
+from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
 
 
@@ -49,13 +53,31 @@ class FitResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """All that a rank needs to take part in a training. `resume` is the checkpoint to go on from."""
+
+    config: Config
+    settings: Settings
+    run: Run
+    data: DataModule
+    model: Model
+    teacher: Model | None
+    teacher_weight: float
+    temperature: float
+    callbacks: tuple[pl.Callback, ...]
+    label: str
+    resume: str | None
+    ranks: Ranks
+
+
 def fit(
     config: Config,
     run: Run,
     data: DataModule,
     model: Model,
     *,
-    teacher: nn.Module | None = None,
+    teacher: Model | None = None,
     teacher_weight: float = 0.0,
     temperature: float = 4.0,
     callbacks: Sequence[pl.Callback] = (),
@@ -63,54 +85,46 @@ def fit(
 ) -> FitResult:
     """Train `model` on data.train, validating on data.val; never looks at the test split.
 
-    Resumes by itself from the newest verified checkpoint in `run.checkpoints`.
+    Resumes by itself from the newest verified checkpoint in `run.checkpoints`. Rank 0 calls this; the others are
+    called in (`scaledl.train.follow`). When a micro-batch does not fit into memory, training goes on from the same
+    step with smaller ones, of the same batch.
 
     Args:
-        teacher: also learn from this module's outputs, with `teacher_weight` of the loss at `temperature`.
-        callbacks: more Lightning callbacks, called before ours.
+        teacher: also learn from this model's outputs, with `teacher_weight` of the loss at `temperature`.
+        callbacks: more Lightning callbacks, called before ours. Other ranks get those that have a `recipe`.
         label: how the progress display names this training.
 
     Raises:
         UsageError: settings that contradict each other or the checkpoint.
-        NonFiniteLossError: the loss became NaN or infinite.
+        NonFiniteLossError: the loss was NaN or infinite in too many steps in a row.
         Preempted, Interrupted: a stop signal came; a checkpoint was saved.
+        ScaledlError: out of memory with the smallest micro-batch; another rank failed.
     """
     started = time.monotonic()
     stop_flag.raise_if_set(f"{label} had not begun")
-    settings = resolve_settings(config, run, data, model)
-    torch.set_num_threads(settings.num_threads)
-    task = _build_task(config, data, model, settings)
-    if teacher is not None and teacher_weight > 0:
-        fast_teacher = prepare_module(copy.deepcopy(teacher), settings)
-        task.auxiliary = SoftTargets(fast_teacher, teacher_weight, temperature, bf16=settings.teacher_bf16)
-    average = MovingAverage(config.trainer.ema_decay) if config.trainer.ema_decay else None
-    metrics = Metrics(run, every_n_steps=config.trainer.log_every_n_steps)
-    steps_per_epoch = math.ceil(len(data.train) / config.data.batch_size)
-    display = Display(metrics, label, _total_steps(config, steps_per_epoch), config.trainer.log_every_n_steps)
-
-    def before_save() -> None:
-        run.check_token()
-        metrics.flush(trainer, task)
-
-    checkpointer = _checkpointer(config, run, before_save)
-    trainer = build_trainer(
-        config, settings, task, [*callbacks, *_optional(config, average), metrics, display, checkpointer]
+    ranks = current_ranks()
+    settings = resolve_settings(config, run, data, model, ranks)
+    _announce(run, config)
+    fitting = Fitting(
+        *(config, settings, run, data, model, teacher if teacher_weight > 0 else None, teacher_weight, temperature),
+        *(tuple(callbacks), label, None, ranks),
     )
-    resume = _resume_path(run, config.trainer.epochs)
-    try:
-        with quiet_lightning(), cheap_device_checks(config), own_interrupts(), _restoring(resume, checkpointer):
-            trainer.fit(
-                task,
-                train_dataloaders=_train_loader(config, data),
-                val_dataloaders=data.eval_loader("val", config.data.eval_batch_size),
-                ckpt_path=resume,
-                weights_only=True,
+    while True:
+        fitting = dataclasses.replace(fitting, resume=_resume_path(run, config.trainer.epochs))
+        if ranks.several:
+            from scaledl.train.follow import call_in
+
+            call_in(fitting)
+        try:
+            trained = train_together(fitting)
+            break
+        except OutOfMemory as error:
+            fitting = dataclasses.replace(
+                fitting, settings=halve_micro_batch(fitting.settings, config, run, ranks, error)
             )
-    finally:
-        display.close()
-        metrics.close()
-    _select_weights(task, run, average, config)
-    module = task.model.cpu().to(memory_format=torch.contiguous_format).eval()
+        except Exception as error:
+            raise ranks.blame(error) or error from error
+    module, task, trainer = trained
     return FitResult(
         Model(module, model.structure),
         dict(task.val_metrics),
@@ -120,20 +134,105 @@ def fit(
     )
 
 
-def _build_task(config: Config, data: DataModule, model: Model, settings: Settings) -> Task:
-    module = prepare_module(copy.deepcopy(model.module), settings).train()
+def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
+    """What every rank does in the same way. The module is whole on rank 0 only."""
+    config, settings, run, ranks = fitting.config, fitting.settings, fitting.run, fitting.ranks
+    torch.set_num_threads(settings.num_threads)
+    task = _build_task(fitting)
+    average = MovingAverage(config.trainer.ema_decay) if config.trainer.ema_decay else None
+    metrics = Metrics(run, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
+    steps_per_epoch = math.ceil(len(fitting.data.train) / config.data.batch_size)
+    total_steps = _total_steps(config, steps_per_epoch)
+    display = Display(metrics, fitting.label, total_steps, config.trainer.log_every_n_steps)
+
+    def check_token() -> None:
+        if ranks.is_main:
+            run.check_token()
+
+    def before_save() -> None:
+        check_token()
+        metrics.flush(trainer, task)
+
+    writer = CheckpointWriter(task, keep_last=config.trainer.keep_last, check_token=check_token)
+    checkpointer = Checkpointer(
+        run,
+        writer,
+        every_n_steps=config.trainer.checkpoint_every_n_steps,
+        stop_flag=stop_flag,
+        before_save=before_save,
+        ranks=ranks,
+        seed=config.run.seed,
+    )
+    whole = WholeWeights()
+    ours = [*_optional(config, average), metrics, *([display] if ranks.is_main else []), checkpointer, whole]
+    signs = SignsOfLife(current_link())
+    trainer = build_trainer(config, settings, ranks, writer, [*fitting.callbacks, *ours, signs])
+    try:
+        with (
+            quiet_lightning(),
+            cheap_device_checks(config),
+            own_interrupts(),
+            _restoring(fitting.resume, checkpointer),
+        ):
+            trainer.fit(
+                task,
+                train_dataloaders=_train_loader(fitting),
+                val_dataloaders=fitting.data.eval_loader(
+                    "val", config.data.eval_batch_size, rank=ranks.rank, world_size=ranks.world_size
+                ),
+                ckpt_path=fitting.resume,
+                weights_only=True,
+            )
+    finally:
+        display.close()
+        metrics.close()
+        writer.close()
+    return _result(fitting, task, whole, average), task, trainer
+
+
+class WholeWeights(pl.Callback):
+    """Keeps the weights at the end where a strategy has them in shards."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] | None = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if pl_module.averages_gradients:
+            state = trainer.strategy.lightning_module_state_dict()
+            self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def _announce(run: Run, config: Config) -> None:
+    current_link().announce(run.path / "ranks", run.manifest.attempts, config.trainer.hang_seconds)
+
+
+def _build_task(fitting: Fitting) -> Task:
+    config, settings, data = fitting.config, fitting.settings, fitting.data
+    module = prepare_module(_own(fitting), settings).train()
     task: Task = TASKS.resolve(config.task.name)(module, config.task)
     steps_per_epoch = math.ceil(len(data.train) / config.data.batch_size)
     task.channels_last = settings.channels_last
-    task.accumulate = config.trainer.accumulate
+    task.accumulate = settings.accumulate
     task.batch_size = config.data.batch_size
     task.train_samples = len(data.train)
     task.peak_lr = config.optimizer.lr
     task.schedule = build_schedule(config.scheduler, steps_per_epoch, _total_steps(config, steps_per_epoch))
     task.optimizer_fn = lambda target: build_optimizer(target, config.optimizer)
+    task.ranks = fitting.ranks
+    task.max_nonfinite_steps = config.trainer.max_nonfinite_steps
+    task.averages_gradients = config.trainer.strategy == "deepspeed"
+    task.gradient_clip = config.trainer.gradient_clip
+    if fitting.teacher is not None:
+        teacher = prepare_module(copy.deepcopy(fitting.teacher.module), settings)
+        task.auxiliary = SoftTargets(teacher, fitting.teacher_weight, fitting.temperature, bf16=settings.teacher_bf16)
     if config.trainer.compile:
         module.compile()
     return task
+
+
+def _own(fitting: Fitting) -> nn.Module:
+    """The module to train: a copy, since the caller may go on to use the model."""
+    return copy.deepcopy(fitting.model.module)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -141,9 +240,15 @@ def _total_steps(config: Config, steps_per_epoch: int) -> int:
     return min(steps, config.trainer.max_steps or steps)
 
 
-def _train_loader(config: Config, data: DataModule) -> Any:
-    micro_batch = config.data.batch_size // config.trainer.accumulate
-    return data.train_loader(micro_batch, config.data.augment, config.run.seed)
+def _train_loader(fitting: Fitting) -> Any:
+    config, ranks = fitting.config, fitting.ranks
+    micro_batch = config.data.batch_size // fitting.settings.accumulate
+    return fitting.data.train_loader(
+        *(micro_batch, config.data.augment, config.run.seed),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        num_workers=config.data.num_workers,
+    )
 
 
 def _optional(config: Config, average: MovingAverage | None) -> list[pl.Callback]:
@@ -154,16 +259,6 @@ def _optional(config: Config, average: MovingAverage | None) -> list[pl.Callback
         StepLimit(trainer.max_steps) if trainer.max_steps else None,
     ]
     return [callback for callback in found if callback is not None]
-
-
-def _checkpointer(config: Config, run: Run, before_save: Any) -> Checkpointer:
-    return Checkpointer(
-        run.checkpoints,
-        keep_last=config.trainer.keep_last,
-        every_n_steps=config.trainer.checkpoint_every_n_steps,
-        stop_flag=stop_flag,
-        before_save=before_save,
-    )
 
 
 @contextmanager
@@ -193,16 +288,31 @@ def _resume_path(run: Run, epochs: int) -> str | None:
     return str(path)
 
 
-def _select_weights(task: Task, run: Run, average: MovingAverage | None, config: Config) -> None:
-    """Put the weights of the result into task.model: averaged where asked, of the best epoch where asked."""
+def _result(fitting: Fitting, task: Task, whole: WholeWeights, average: MovingAverage | None) -> nn.Module:
+    """The module with the weights of the result: averaged where asked, of the best epoch where asked."""
+    ranks = fitting.ranks
+    if not ranks.is_main:
+        return task.model
+    module = task.model if whole.state is None else build(fitting.model.structure, trust=True)
+    if whole.state is not None:
+        module.load_state_dict(_of_model(whole.state))
+    _select_weights(module, task, fitting.run, average, fitting.config)
+    return module.cpu().to(memory_format=torch.contiguous_format).eval()
+
+
+def _of_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+
+
+def _select_weights(module: nn.Module, task: Task, run: Run, average: MovingAverage | None, config: Config) -> None:
     best = best_verified(run.checkpoints) if config.trainer.select == "best" else None
     if best is None:
         if average is not None:
-            task.model.load_state_dict(average.average)
+            module.load_state_dict(average.average)
         return
     checkpoint = read_checkpoint(best)
     task.val_metrics = checkpoint["val_metrics"]
     if average is not None:
-        task.model.load_state_dict(checkpoint["callbacks"]["MovingAverage"]["average"])
+        module.load_state_dict(checkpoint["callbacks"]["MovingAverage"]["average"])
     else:
-        task.load_state_dict(checkpoint["state_dict"])
+        module.load_state_dict(_of_model(checkpoint["state_dict"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch import nn
 from scaledl.config import Config
 from scaledl.console import get_console
 from scaledl.data import DataModule
-from scaledl.errors import UsageError
+from scaledl.distributed.ranks import Ranks
+from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_json
+from scaledl.tasks.base import OutOfMemory
 from scaledl.train.precision import resolve_precision
 
 
@@ -27,29 +30,87 @@ class Settings:
     channels_last: bool
     num_threads: int
     teacher_bf16: bool = False
+    accumulate: int = 1
+    world_size: int = 1
 
 
-def resolve_settings(config: Config, run: Run, data: DataModule, model: Model) -> Settings:
-    path = run.checkpoints / "settings.json"
+FILE = "settings.json"
+
+
+def resolve_settings(config: Config, run: Run, data: DataModule, model: Model, ranks: Ranks) -> Settings:
+    """On another number of ranks the threads of each are chosen again; all else stays as it was."""
+    path = run.checkpoints / FILE
     if path.exists():
-        return _read_settings(path)
+        settings = _read_settings(path, config.trainer.accumulate)
+        if settings.world_size == ranks.world_size:
+            return settings
+        return replace(settings, world_size=ranks.world_size, num_threads=_num_threads(config, ranks))
     channels_last = config.trainer.channels_last
     settings = Settings(
         precision=config.trainer.precision,
         channels_last=config.model.family != "mlp" if channels_last == "auto" else channels_last,
-        num_threads=config.trainer.num_threads or torch.get_num_threads(),
+        num_threads=_num_threads(config, ranks),
         teacher_bf16=_bf16_runs_natively(config),
+        accumulate=config.trainer.accumulate,
+        world_size=ranks.world_size,
     )
+    if config.trainer.strategy == "deepspeed" and not uses_gpu(config):
+        settings = replace(settings, precision=_zero_precision(config))
     if settings.precision == "auto":
         settings = _measure_precision(config, data, model, settings)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    atomic_json(path, vars(settings))
+    _keep(settings, run)
     return settings
 
 
-def _read_settings(path: Path) -> Settings:
+def halve_micro_batch(settings: Settings, config: Config, run: Run, ranks: Ranks, error: OutOfMemory) -> Settings:
+    """Smaller micro-batches of the same batch, for this run and its later attempts, said loudly.
+
+    Raises ScaledlError when each rank has one sample already.
+    """
+    batch = config.data.batch_size
+    more = (number for number in range(2 * settings.accumulate, batch // ranks.world_size + 1) if batch % number == 0)
+    accumulate = next(more, None)
+    if accumulate is None:
+        raise ScaledlError(
+            f"{error}; a smaller micro-batch than {batch // settings.accumulate} samples over {ranks.world_size} ranks "
+            f"cannot be cut from data.batch_size {batch}: use a smaller model, more memory or more ranks"
+        ) from error
+    get_console().warn(
+        f"OUT OF MEMORY: {error}. Going on from there with {accumulate} micro-batches of {batch // accumulate} samples, "
+        f"not {settings.accumulate} of {batch // settings.accumulate}; the batch of an optimizer step stays {batch}"
+    )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    settings = replace(settings, accumulate=accumulate)
+    _keep(settings, run)
+    return settings
+
+
+def _keep(settings: Settings, run: Run) -> None:
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    atomic_json(run.checkpoints / FILE, vars(settings))
+
+
+def _num_threads(config: Config, ranks: Ranks) -> int:
+    """A rank's share of the CPUs that this node allows, and no more than torch was told to use."""
+    if config.trainer.num_threads:
+        return config.trainer.num_threads
+    here = ranks.spec.local_world_size if ranks.spec else 1
+    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // here))
+
+
+def _zero_precision(config: Config) -> str:
+    if config.trainer.precision == "bf16":
+        raise UsageError(
+            "trainer.precision: got 'bf16' with trainer.strategy 'deepspeed' on CPUs, where ZeRO trains in fp32; "
+            "allowed here: fp32, auto"
+        )
+    return "fp32"
+
+
+def _read_settings(path: Path, accumulate: int) -> Settings:
     try:
-        settings = Settings(**json.loads(path.read_bytes()))
+        settings = Settings(**{"accumulate": accumulate, **json.loads(path.read_bytes())})
     except (ValueError, TypeError):
         settings = None
     if settings is None or settings.precision not in ("fp32", "bf16") or type(settings.num_threads) is not int:

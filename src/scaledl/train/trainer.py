@@ -15,23 +15,33 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 
-from scaledl.checkpoint import AtomicCheckpointIO
+from scaledl.checkpoint import CheckpointWriter
 from scaledl.config import Config
-from scaledl.tasks.base import Task
+from scaledl.distributed.lightning import build_strategy
+from scaledl.distributed.ranks import Ranks
 from scaledl.train.settings import Settings, uses_gpu
 
 
-def build_trainer(config: Config, settings: Settings, task: Task, callbacks: list[pl.Callback]) -> pl.Trainer:
+def build_trainer(
+    config: Config, settings: Settings, ranks: Ranks, writer: CheckpointWriter, callbacks: list[pl.Callback]
+) -> pl.Trainer:
+    gpu = uses_gpu(config)
+    strategy = build_strategy(config, ranks, gpu=gpu)
+    alone = isinstance(strategy, str)
     with quiet_lightning():
         trainer = pl.Trainer(
-            accelerator="gpu" if uses_gpu(config) else "cpu",
-            devices=1,
+            accelerator="gpu" if gpu else "cpu",
+            strategy=strategy,
+            devices=ranks.spec.local_world_size if ranks.spec else 1,
+            num_nodes=ranks.spec.num_nodes if ranks.spec else 1,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=config.trainer.epochs,
-            accumulate_grad_batches=config.trainer.accumulate,
-            gradient_clip_val=config.trainer.gradient_clip,
+            accumulate_grad_batches=settings.accumulate,
+            # DeepSpeed clips by itself
+            gradient_clip_val=config.trainer.gradient_clip if config.trainer.strategy != "deepspeed" else None,
+            sync_batchnorm=config.trainer.sync_batchnorm,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(task), LightningEnvironment()],
+            plugins=[writer, *([LightningEnvironment()] if alone else [])],
             profiler=_NullProfiler(),
             num_sanity_val_steps=0,
             logger=False,
@@ -42,6 +52,8 @@ def build_trainer(config: Config, settings: Settings, task: Task, callbacks: lis
         )
     # Its SIGTERM handler would end the run at the next step without a checkpoint; there is no public switch.
     trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
+    # And it asks all ranks for it at every step, which costs more than a small step does.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_handlers  # type: ignore[method-assign]
     return trainer
 
 
@@ -85,6 +97,9 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+            warnings.filterwarnings("ignore", message=".*srun. command is available")  # on a login node
+            # DeepSpeed calls these in every step
+            warnings.filterwarnings("ignore", message=".*(all_gather_into|reduce_scatter)_tensor. is deprecated")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

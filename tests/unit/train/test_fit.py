@@ -140,16 +140,36 @@ def test_early_stopping_waits_its_patience(tmp_path, data):
 
 def test_a_non_finite_loss_stops_with_step_samples_and_rate(tmp_path, data):
     with pytest.raises(NonFiniteLossError, match=r"loss became nan at step 3 .*learning rate .*sample ids: \d+, \d+"):
-        fit_config(tmp_path, BASE, data, callbacks=[PoisonAt(2)])
+        fit_config(tmp_path, replace(BASE, {"trainer.max_nonfinite_steps": 0}), data, callbacks=[PoisonAt(2)])
+
+
+def test_so_many_non_finite_losses_in_a_row_are_left_out(tmp_path, data, capsys):
+    config = replace(BASE, {"trainer.max_nonfinite_steps": 2})
+    with pytest.raises(NonFiniteLossError, match=r"at step 5 .*, 3 times in a row"):
+        fit_config(tmp_path, config, data, callbacks=[PoisonAt(2)])
+    assert "this step is left out (1 more in a row are allowed)" in capsys.readouterr().err
+
+
+def test_a_step_that_is_left_out_changes_nothing_but_the_position(tmp_path, data):
+    config = replace(BASE, {"trainer.epochs": 1, "trainer.ema_decay": 0.9, "optimizer.name": "adamw"})
+    watch = Watch()
+    run, result = fit_config(tmp_path, config, data, callbacks=[SpoilLoss(4), watch])
+    assert watch.states[3] == watch.states[4], "weights, statistics and the optimizer's state"
+    assert watch.states[4] != watch.states[5]
+    assert watch.averages[4] == watch.averages[5], "the average of the weights, as it was before each step"
+    assert watch.averages[3] != watch.averages[4]
+    losses = [loss for record in records(run) if record["kind"] == "train" for loss in record["losses"]]
+    assert [i for i, loss in enumerate(losses) if loss is None] == [4]
+    assert result.steps == len(losses)
 
 
 def test_the_teacher_pulls_the_student(tmp_path, data):
-    teacher = new(replace(BASE, {"run.seed": 5}), data).module
+    teacher = new(replace(BASE, {"run.seed": 5}), data)
     _, student = fit_config(
         tmp_path, replace(BASE, {"trainer.epochs": 10, "optimizer.lr": 0.01}), data, teacher=teacher, teacher_weight=1.0
     )
     x = next(iter(data.eval_loader("val", 64))).x
-    agreement = (teacher(x).argmax(1) == student.model.module(x).argmax(1)).float().mean()
+    agreement = (teacher.module.eval()(x).argmax(1) == student.model.module(x).argmax(1)).float().mean()
     assert agreement > 0.5
 
 
@@ -168,6 +188,36 @@ class StopAt(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == self.step:
             stop_flag.signum = signal.SIGTERM
+
+
+class SpoilLoss(pl.Callback):
+    """Makes the loss of one step NaN, and nothing else."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_start(self, trainer, pl_module):
+        plain = pl_module.auxiliary
+
+        def spoiled(batch, result):
+            loss = plain(batch, result)
+            return loss * float("nan") if trainer.global_step == self.step else loss
+
+        pl_module.auxiliary = spoiled
+
+
+class Watch(pl.Callback):
+    """The bytes of weights and the optimizer's state after every step, and of averages before they follow."""
+
+    def __init__(self):
+        self.states, self.averages = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        average = next(c for c in trainer.callbacks if type(c).__name__ == "MovingAverage").average
+        moments = [value for state in trainer.optimizers[0].state.values() for value in state.values()]
+        tensors = [*pl_module.model.state_dict().values(), *moments]
+        self.states.append(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors))
+        self.averages.append(b"".join(tensor.numpy().tobytes() for tensor in average.values()))
 
 
 class PoisonAt(StopAt):

@@ -275,7 +275,7 @@ def test_up_to_a_non_finite_loss_every_loss_is_recorded(tmp_path, data, whole):
                 next(pl_module.parameters()).data.fill_(float("inf"))
 
     with pytest.raises(NonFiniteLossError, match=rf"at step {STEPS + 3} \(epoch 2"):
-        train(tmp_path, BASE, data, Poison())
+        train(tmp_path, replace(BASE, {"trainer.max_nonfinite_steps": 0}), data, Poison())
     run = Run.open(tmp_path / "t/one")
     assert run.state == "failed"
     assert losses(run) == losses(whole[0])[: STEPS + 2]
@@ -319,9 +319,9 @@ MISFITS = {
     "no optimizer": (lambda c: c["optimizer_states"].clear(), "does not fit this run"),
     "other optimizer": (lambda c: c["optimizer_states"][0].update(param_groups=[]), "does not fit this run"),
     "no callback": (lambda c: c["callbacks"]["Checkpointer"].clear(), "does not fit this run"),
-    "random state": (lambda c: c["callbacks"]["Checkpointer"]["random"].update(python=[3]), "does not fit this run"),
+    "random state": (lambda c: c["callbacks"]["Checkpointer"]["random"][0].update(python=[3]), "does not fit this run"),
     "torch's state": (
-        lambda c: c["callbacks"]["Checkpointer"]["random"].update(torch=torch.zeros(3)),
+        lambda c: c["callbacks"]["Checkpointer"]["random"][0].update(torch=torch.zeros(3)),
         "does not fit this run",
     ),
 }

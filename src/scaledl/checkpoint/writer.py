@@ -1,0 +1,116 @@
+"""Writing checkpoints beside the training: the state is copied at once, and a thread brings it to the disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor, nn
+
+from scaledl.checkpoint.content import check_fit, read_checkpoint
+from scaledl.checkpoint.files import FORMAT_VERSION, CheckpointInfo, newest_verified, prune_old
+from scaledl.console import get_console
+from scaledl.errors import ScaledlError
+from scaledl.run import atomic_file, atomic_json, sha256_file
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in a training a checkpoint is taken, for its second file."""
+
+    step: int
+    epoch: int
+    epoch_complete: bool
+    val_loss: float | None
+
+
+class CheckpointWriter(CheckpointIO):
+    """Lightning's file access, made atomic, asynchronous and free of pickle; what is loaded has to fit `module`.
+
+    One checkpoint is written at a time. What goes wrong in the thread is raised by the next call of `wait`, which every
+    save begins with.
+    """
+
+    def __init__(self, module: nn.Module, *, keep_last: int, check_token: Callable[[], None]) -> None:
+        self.module = module
+        self.keep_last = keep_last
+        self.check_token = check_token
+        self.position: Position | None = None  # of the checkpoint that is saved next
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        assert self.position is not None
+        self.wait()
+        arguments = (snapshot(checkpoint), Path(path), self.position)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="scaledl-checkpoint", daemon=False)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last save is on the disk. Raises ScaledlError when it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raise what went wrong in a save that has ended meanwhile."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Wait; what went wrong is a warning, because something worse is being reported."""
+        try:
+            self.wait()
+        except ScaledlError as error:
+            get_console().warn(str(error))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = read_checkpoint(Path(path))
+        check_fit(Path(path), checkpoint["state_dict"], self.module)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def _run(self, checkpoint: dict[str, Any], path: Path, position: Position) -> None:
+        try:
+            self._write(checkpoint, path, position)
+        except ScaledlError as error:
+            self._error = ScaledlError(f"{error}; {_what_remains(path.parent)}")
+        except BaseException as error:  # raised where the training waits
+            self._error = error
+
+    def _write(self, checkpoint: dict[str, Any], path: Path, position: Position) -> None:
+        with atomic_file(path, "checkpoint") as temporary:
+            torch.save(checkpoint, temporary)
+            self.check_token()  # as late as can be: an orphan must not finish what a newer attempt goes on with
+        info = CheckpointInfo(
+            format=FORMAT_VERSION, size=path.stat().st_size, sha256=sha256_file(path), **asdict(position)
+        )
+        atomic_json(path.with_suffix(".json"), asdict(info), "checkpoint's second file")
+        prune_old(path.parent, self.keep_last)
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested state that training cannot change any more, on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, snapshot(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(snapshot(item) for item in value)
+    return value
+
+
+def _what_remains(directory: Path) -> str:
+    found = newest_verified(directory)
+    if found is None:
+        return "there is no earlier checkpoint to go on from"
+    return f"{found[0].name} remains, and the same command goes on from there"

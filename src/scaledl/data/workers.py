@@ -1,0 +1,55 @@
+"""Batches prepared by worker processes, in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scaledl.data.arrays import Batch
+from scaledl.errors import ScaledlError
+
+BatchFn = Callable[[Tensor, int], Batch]
+# What a scheduler sends to every process of a step: only the rank itself stops for it, and then its workers.
+IGNORED = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+class _Slices(Dataset[Batch]):
+    def __init__(self, batch_fn: BatchFn, slices: Sequence[Tensor], epoch: int) -> None:
+        self._batch_fn, self._slices, self._epoch = batch_fn, slices, epoch
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._batch_fn(self._slices[index], self._epoch)
+
+
+def prepared(batch_fn: BatchFn, slices: Sequence[Tensor], epoch: int, num_workers: int) -> Iterator[Batch]:
+    """`batch_fn(slice, epoch)` for every slice, in their order.
+
+    Raises ScaledlError naming the process when a worker dies.
+    """
+    loader = DataLoader(
+        _Slices(batch_fn, slices, epoch),
+        batch_size=None,
+        num_workers=min(num_workers, len(slices)),
+        worker_init_fn=_begin_worker,
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # else it draws from the global one
+    )
+    try:
+        yield from (Batch(*batch) for batch in loader)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ScaledlError(f"data.num_workers: {str(error).strip()}; the last checkpoint remains") from error
+
+
+def _begin_worker(number: int) -> None:
+    for signum in IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,94 @@
+"""Lightning's strategies on ranks that are already together: plain, DDP, DeepSpeed ZeRO."""
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy, Strategy
+from torch import distributed
+from torch._C._distributed_c10d import GradBucket
+from typing_extensions import override
+
+from scaledl.config import Config
+from scaledl.distributed.ranks import Ranks
+from scaledl.errors import UsageError, require_extra
+
+
+class RankEnvironment(LightningEnvironment):
+    """What Lightning may know of the cluster: the processes are there, and so is their process group."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    @property
+    @override
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @override
+    def world_size(self) -> int:
+        return self.ranks.world_size
+
+    @override
+    def global_rank(self) -> int:
+        return self.ranks.rank
+
+    @override
+    def local_rank(self) -> int:
+        return self.ranks.spec.local_rank if self.ranks.spec else 0
+
+    @override
+    def node_rank(self) -> int:
+        return self.ranks.spec.node_rank if self.ranks.spec else 0
+
+    @override
+    def set_world_size(self, size: int) -> None: ...
+
+    @override
+    def set_global_rank(self, rank: int) -> None: ...
+
+
+def build_strategy(config: Config, ranks: Ranks, *, gpu: bool) -> Strategy | str:
+    """The strategy that the config asks for on these ranks; `auto` is DDP where there are several."""
+    if config.trainer.strategy == "deepspeed":
+        return _deepspeed(config, ranks, gpu=gpu)
+    if not ranks.several:
+        return "auto"
+    return ExactDDP(
+        cluster_environment=RankEnvironment(ranks),
+        process_group_backend=distributed.get_backend(),
+        timeout=timedelta(seconds=ranks.timeout_seconds),
+        gradient_as_bucket_view=True,
+    )
+
+
+def _deepspeed(config: Config, ranks: Ranks, *, gpu: bool) -> Strategy:
+    require_extra("deepspeed", "deepspeed")
+    if config.trainer.ema_decay is not None and config.trainer.deepspeed.stage == 3:
+        raise UsageError(
+            f"trainer.ema_decay: got {config.trainer.ema_decay} with trainer.deepspeed.stage 3, whose parameters "
+            "are whole in no rank; allowed: null, or stage 1 or 2"
+        )
+    from scaledl.distributed.zero import build_zero_strategy
+
+    return build_zero_strategy(config, RankEnvironment(ranks), ranks, gpu=gpu)
+
+
+class ExactDDP(DDPStrategy):
+    """DDP that sums gradients instead of averaging them: each rank's loss already is its share of the global mean.
+
+    Saves a pass over all gradients, and weighs every sample the same when the shards are uneven.
+    """
+
+    @override
+    def _register_ddp_hooks(self) -> None:
+        assert isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
+        self.model.register_comm_hook(None, sum_gradients)
+
+
+def sum_gradients(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """DDP communication hook: all-reduce SUM in place, overlapped with the rest of the backward pass."""
+    work = distributed.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])

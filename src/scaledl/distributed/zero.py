@@ -1,0 +1,341 @@
+"""DeepSpeed ZeRO (Rajbhandari et al. 2020) under Lightning, on GPUs and on CPUs, with state that belongs to no world size.
+
+Lightning's strategy refuses CPUs and writes DeepSpeed's own files, which are pickles tied to a number of ranks. This one
+gathers full tensors through DeepSpeed's `safe_get_full_*` calls, so that a checkpoint has the form it has without ZeRO.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy
+from pytorch_lightning.strategies.strategy import Strategy
+from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from scaledl.config import Config
+from scaledl.distributed.ranks import Ranks
+
+STEP = "step"  # Adam's counter: one number for a flat group, not a tensor in the shape of a parameter
+
+
+def build_zero_strategy(config: Config, environment: Any, ranks: Ranks, *, gpu: bool) -> Strategy:
+    """The strategy for `trainer.deepspeed`."""
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed announces every step of its set-up through this logger.
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    section = config.trainer.deepspeed
+    zero: dict[str, Any] = {"stage": section.stage, "contiguous_gradients": True, "overlap_comm": gpu}
+    if section.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": gpu}
+    if section.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": gpu}
+    zero |= _buckets(section.stage)
+    return ZeroStrategy(
+        config={
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "train_micro_batch_size_per_gpu": 1,  # for a log line of DeepSpeed only
+        },
+        cluster_environment=environment,
+        process_group_backend=distributed.get_backend(),
+        timeout=timedelta(seconds=ranks.timeout_seconds),
+    )
+
+
+def _buckets(stage: int) -> dict[str, Any]:
+    """Sizes in elements. DeepSpeed's defaults take 2 GB a rank before the first step, whatever the model's size."""
+    size = 4_000_000
+    sizes: dict[str, Any] = {"reduce_bucket_size": size, "allgather_bucket_size": size}
+    if stage == 3:
+        sizes |= {"stage3_prefetch_bucket_size": size, "stage3_max_live_parameters": 4 * size}
+        sizes |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 4 * size}
+    return sizes
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """ZeRO 1 to 3. Checkpoints, accumulation and restoring behave as under any other strategy."""
+
+    @property
+    @override
+    def root_device(self) -> torch.device:
+        assert self.parallel_devices is not None
+        device = self.parallel_devices[self.local_rank]
+        return torch.device("cpu", 0) if device.type == "cpu" else device
+
+    @override
+    def setup_environment(self) -> None:
+        assert self.accelerator is not None
+        self.accelerator.setup_device(self.root_device)
+        self.setup_distributed()
+
+    @override
+    def setup_distributed(self) -> None:
+        import deepspeed
+
+        # It would compile an extension for ranks that share a machine, whether or not they do.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        with _quiet_deepspeed():
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+
+    @override
+    def init_deepspeed(self) -> None:
+        assert isinstance(self.model, nn.Module)
+        with _quiet_deepspeed():
+            self._initialize_deepspeed_train(self.model)
+
+    @override
+    def _format_batch_size_and_grad_accum_config(self) -> None:
+        assert isinstance(self.config, dict)
+        assert self.lightning_module is not None
+        self.config["gradient_accumulation_steps"] = 1  # whose end Lightning decides: also that of an uneven window
+        self.config["gradient_clipping"] = self.lightning_module.gradient_clip or 0.0
+
+    @property
+    @override
+    def handles_gradient_accumulation(self) -> bool:
+        return False
+
+    @contextmanager
+    @override
+    def block_backward_sync(self) -> Iterator[None]:
+        engine = self.deepspeed_engine
+        engine.set_gradient_accumulation_boundary(False)
+        try:
+            yield
+        finally:
+            engine.set_gradient_accumulation_boundary(True)
+
+    def discard_gradients(self) -> None:
+        """Forget what backward passes since the last step have added up."""
+        zero = self.deepspeed_engine.optimizer
+        zero.zero_grad()
+        if self.zero_stage_3:
+            zero.micro_step_id = 0
+        else:
+            from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
+
+            zero.micro_step_id = INITIAL_MICRO_STEP_ID
+            zero.averaged_gradients.update(dict.fromkeys(zero.averaged_gradients))
+
+    # State in the form of an ordinary optimizer and module
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        module = self.lightning_module
+        assert module is not None
+        state = {name: buffer.detach() for name, buffer in module.named_buffers() if _is_persistent(module, name)}
+        for name, parameter in module.named_parameters():
+            full = safe_get_full_fp32_param(parameter)
+            state[name] = self._gathered(parameter) if full is None else full.view(_shape(parameter))
+        return {name: state[name] for name in _state_names(module)}
+
+    def _gathered(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter that is not trained: no optimizer holds it."""
+        if not hasattr(parameter, "ds_id"):
+            return parameter.detach()
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+
+    @override
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        self._link()
+        inner, parameters = self._inner, self._parameters()
+        keys = [key for key in _state_keys(inner) if key != STEP]
+        step = _any_state(inner).get(STEP)
+        state: dict[int, dict[str, Any]] = {}
+        for number, parameter in enumerate(parameters if keys or step is not None else []):
+            tensors = {key: safe_get_full_optimizer_state(parameter, key).view(_shape(parameter)) for key in keys}
+            state[number] = tensors if step is None else {STEP: torch.as_tensor(float(step)), **tensors}
+        return {"state": state, "param_groups": self._plain_groups()}
+
+    @property
+    @override
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    @override
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        module, state = self.lightning_module, checkpoint["state_dict"]
+        assert module is not None
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if name in state:
+                    buffer.copy_(state[name])
+            for name, parameter in module.named_parameters():
+                value = state[name].to(self.root_device)
+                _set_full(parameter, value)
+                # what forward passes use, beside the optimizer's own copy in fp32
+                shard = getattr(parameter, "ds_tensor", None)
+                if shard is None:
+                    parameter.data.copy_(value)
+                else:
+                    shard.data.copy_(_shard_of(value, shard.numel()))
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        saved = checkpoint["optimizer_states"][0]["state"]
+        if not saved:
+            return
+        first = next(iter(saved.values()))
+        keys = [key for key in first if key != STEP]
+        self._make_room(keys, first.get(STEP))
+        for number, parameter in enumerate(self._parameters()):
+            for key in keys:
+                _set_full(parameter, saved[number][key].to(self.root_device), key)
+
+    def _make_room(self, keys: list[str], step: Any) -> None:
+        """DeepSpeed has no optimizer state before its first step: make what that step would make."""
+        zero = self.deepspeed_engine.optimizer
+        for flat in _flat_partitions(zero):
+            state = self._inner.state[flat]
+            state.update({key: torch.zeros_like(flat) for key in keys})
+            if step is not None:
+                state[STEP] = torch.as_tensor(float(step))
+        self._link()
+
+    def _link(self) -> None:
+        """Let parameters find their optimizer state: DeepSpeed does so after the first of several groups has stepped,
+        when the others have none."""
+        zero = self.deepspeed_engine.optimizer
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state") and _any_state(zero.optimizer):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
+    @property
+    def _inner(self) -> Optimizer:
+        """The torch optimizer under DeepSpeed's."""
+        inner = self.deepspeed_engine.optimizer.optimizer
+        assert isinstance(inner, Optimizer)
+        return inner
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """In the order in which an ordinary optimizer counts them."""
+        return [parameter for group in self._groups() for parameter in group]
+
+    def _groups(self) -> list[list[nn.Parameter]]:
+        task: Any = self.lightning_module
+        groups: list[list[nn.Parameter]] = task.parameter_groups()
+        return groups
+
+    def _plain_groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = []
+        count = 0
+        for section, members in zip(self._inner.param_groups, self._groups(), strict=True):
+            plain = {key: value for key, value in section.items() if key != "params"}
+            groups.append({**plain, "params": list(range(count, count + len(members)))})
+            count += len(members)
+        return groups
+
+    @override
+    def model_sharded_context(self) -> Any:
+        return nullcontext()  # the model is built already, and shards when the engine takes it
+
+    @override
+    def teardown(self) -> None:
+        engine = getattr(self.model, "destroy", None)
+        if engine is not None:
+            engine()
+        super().teardown()
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _set_full(parameter: nn.Parameter, value: Tensor, key: str | None = None) -> None:
+    """Put this rank's part of a whole tensor into the optimizer: of the fp32 parameter, or of its state `key`.
+
+    Stage 3 goes through DeepSpeed's local calls: its whole ones fail where a parameter does not divide by the ranks.
+    """
+    from deepspeed import utils
+
+    if not parameter.requires_grad:
+        return
+    if not hasattr(parameter, "ds_tensor"):
+        if key is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, key)
+        return
+    shard = _shard_of(value, parameter.ds_tensor.numel())
+    if key is None:
+        utils.safe_set_local_fp32_param(parameter, shard)
+    else:
+        utils.safe_set_local_optimizer_state(parameter, shard, key)
+
+
+def _shard_of(value: Tensor, size: int) -> Tensor:
+    """This rank's shard of `size` elements; the last shards are filled up with zeros."""
+    start = size * distributed.get_rank()
+    mine = value.flatten()[start : start + size]
+    return torch.cat([mine, mine.new_zeros(size - len(mine))])
+
+
+def _flat_partitions(zero: Any) -> list[Tensor]:
+    """The flat fp32 tensors of this rank that the inner optimizer steps on."""
+    if hasattr(zero, "fp32_partitioned_groups_flat"):
+        return list(zero.fp32_partitioned_groups_flat)
+    return list(zero.single_partition_of_fp32_groups)
+
+
+def _any_state(inner: Optimizer) -> dict[str, Any]:
+    return next((dict(state) for state in inner.state.values() if state), {})
+
+
+def _state_keys(inner: Optimizer) -> list[str]:
+    return [key for key, value in _any_state(inner).items() if value is not None]
+
+
+def _state_names(module: nn.Module) -> list[str]:
+    """Names in the order of `state_dict`, without asking parameters that are sharded for their values."""
+    names: list[str] = []
+    for prefix, part in module.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        names += [dot + name for name, value in part._parameters.items() if value is not None]
+        names += [
+            dot + name
+            for name, value in part._buffers.items()
+            if value is not None and name not in part._non_persistent_buffers_set
+        ]
+    return names
+
+
+def _is_persistent(module: nn.Module, name: str) -> bool:
+    owner, _, last = name.rpartition(".")
+    return last not in module.get_submodule(owner)._non_persistent_buffers_set
+
+
+@contextmanager
+def _quiet_deepspeed() -> Iterator[None]:
+    """DeepSpeed's loggers announce, and re-raise their level, while it sets itself up."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,222 @@
+"""Several ranks against one process: gradients, weights, losses, sample order, faults. DDP and ZeRO, over gloo."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.numerics
+
+TRAIN_SAMPLES = 1294  # of digits, after the validation split
+STEPS = 6  # in an epoch of batches of 250; the last has 44 samples
+ZERO = {stage: {"trainer.strategy": "deepspeed", "trainer.deepspeed.stage": stage} for stage in (1, 2, 3)}
+SGD = {"optimizer.name": "sgd", "optimizer.lr": 0.1}  # shows a gradient of the wrong scale, which Adam hides
+EVERY = os.environ.get("SCALEDL_EXHAUSTIVE") == "1"
+
+
+@pytest.fixture(scope="module")
+def one(together: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A training in one process, kept for every test that compares with the same config."""
+    done: dict[str, Any] = {}
+
+    def get(**config: Any) -> Any:
+        key = repr(sorted(config.items()))
+        if key not in done:
+            done[key] = together(tmp_path_factory.mktemp("one"), 1, config=config, ledger=True)
+            assert done[key].codes == [0], done[key].errors
+        return done[key]
+
+    return get
+
+
+def weights(job: Any) -> dict[str, torch.Tensor]:
+    return dict(torch.load(job.folder / "weights.pt", weights_only=True))
+
+
+def assert_close(job: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    assert job.losses == pytest.approx(expected.losses, abs=tolerance)
+    assert job.metrics == pytest.approx(expected.metrics, abs=tolerance)
+    for name, value in weights(expected).items():
+        torch.testing.assert_close(weights(job)[name], value, atol=tolerance, rtol=0, msg=name)
+
+
+def assert_every_sample_once_an_epoch(*jobs_ledgers: list[dict[str, Any]], epochs: int = 3) -> None:
+    """`jobs_ledgers`: of all attempts; what an attempt did beyond the checkpoint it left is not counted twice."""
+    seen = Counter((line["epoch"], i) for ledger in jobs_ledgers for line in ledger for i in line["ids"])
+    assert len(seen) == epochs * len({i for _, i in seen})
+    assert set(seen.values()) == {1}
+
+
+VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "ddp": (2, {}),
+    "ddp on three ranks": (3, {}),
+    "ddp, accumulation, clipping": (2, {"trainer.accumulate": 5, "trainer.gradient_clip": 0.5}),
+    "ddp, average of weights": (2, {"trainer.ema_decay": 0.9}),
+    "zero 1": (2, ZERO[1]),
+    "zero 2": (2, ZERO[2]),
+    "zero 3": (2, ZERO[3]),
+    "zero 2, accumulation, clipping": (2, {**ZERO[2], "trainer.accumulate": 5, "trainer.gradient_clip": 0.5}),
+    "zero 3, accumulation, clipping": (2, {**ZERO[3], "trainer.accumulate": 5, "trainer.gradient_clip": 0.5}),
+    "zero 2, offloaded": (2, {**ZERO[2], "trainer.deepspeed.offload_optimizer": True}),
+    "zero 3, offloaded": (
+        2,
+        {**ZERO[3], "trainer.deepspeed.offload_optimizer": True, "trainer.deepspeed.offload_parameters": True},
+    ),
+    "zero 2 on one rank": (1, ZERO[2]),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ranks_train_as_one_process_does(
+    name: str, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    world_size, config = VARIANTS[name]
+    strategy = {key: value for key, value in config.items() if "deepspeed" in key or key == "trainer.strategy"}
+    same = {**SGD, **{key: value for key, value in config.items() if key not in strategy}}
+    job = together(tmp_path, world_size, config={**SGD, **config}, ledger=True, inspect=True)
+    assert job.codes == [0] * world_size, job.errors
+    assert_close(job, one(**same))
+    assert_every_sample_once_an_epoch(job.ledger())
+    engines = {found["engine"] for found in job.inspected()}
+    expected = "deepspeed.runtime.engine.DeepSpeedEngine" if strategy else "DistributedDataParallel"
+    assert all(engine.endswith(expected) for engine in engines), engines
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_rank_keeps_its_share_only(
+    stage: int, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = together(tmp_path, 2, config=ZERO[stage], inspect=True)
+    assert job.codes == [0, 0], job.errors
+    assert_close(job, one())  # AdamW, the default
+    for found in job.inspected():
+        assert found["engine"] == "deepspeed.runtime.engine.DeepSpeedEngine"
+        assert found["stage"] == stage
+        assert found["optimizer"] == ("DeepSpeedZeroOptimizer_Stage3" if stage == 3 else "DeepSpeedZeroOptimizer")
+        bytes_of_all = 4 * found["parameters"]
+        assert found["state_bytes"] == pytest.approx(2 * bytes_of_all / 2, rel=0.1)  # two moments, half of each
+        assert found["shard_bytes"] == pytest.approx(bytes_of_all / 2 if stage == 3 else 0, rel=0.1)
+
+
+Layout = tuple[int, dict[str, Any]]
+DDP_1: Layout = (1, {})
+DDP_2: Layout = (2, {})
+RESUMES: dict[str, tuple[Layout, Layout]] = {
+    "2 to 1": (DDP_2, DDP_1),
+    "1 to 2": (DDP_1, DDP_2),
+    "2 to 3": (DDP_2, (3, {})),
+    "zero 3 on 2 to 1": ((2, ZERO[3]), DDP_1),
+    "1 to zero 3 on 2": (DDP_1, (2, ZERO[3])),
+    "zero 1 to zero 3": ((2, ZERO[1]), (2, ZERO[3])),
+    "zero 3 to zero 2 on 3": ((2, ZERO[3]), (3, ZERO[2])),
+    "2 to 2 with workers": ((2, {"data.num_workers": 2}), (2, {"data.num_workers": 1})),
+}
+STOPS = range(1, 3 * STEPS) if EVERY else (8,)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("name", RESUMES)
+def test_a_run_goes_on_on_another_layout(
+    name: str, stop: int, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    (ranks_before, config_before), (ranks_after, config_after) = RESUMES[name]
+    plan = {"ledger": True, "stop": {"rank": ranks_before - 1, "step": stop, "signal": "SIGUSR1"}}
+    first = together(tmp_path, ranks_before, config=config_before, **plan)
+    assert first.codes == [75] * ranks_before, first.errors
+    assert "checkpoint saved" in first.errors[0]
+    second = together(tmp_path, ranks_after, config=config_after, ledger=True)
+    assert second.codes == [0] * ranks_after, second.errors
+    assert_close(second, one())
+    assert_every_sample_once_an_epoch(second.ledger())
+
+
+@pytest.mark.parametrize("stop", range(1, 3 * STEPS) if EVERY else (5, 6, 9))
+def test_on_the_same_ranks_a_resumed_run_is_the_same_bit_for_bit(
+    stop: int, together: Callable[..., Any], whole: Any, tmp_path: Path
+) -> None:
+    """Also at the end of an epoch (after step 6), and one step before it."""
+    plan = {"ledger": True, "stop": {"rank": 1, "step": stop, "signal": "SIGTERM"}}
+    first = together(tmp_path, 2, **plan)
+    assert first.codes == [75, 75], first.errors
+    second = together(tmp_path, 2, ledger=True)
+    assert second.codes == [0, 0], second.errors
+    assert second.losses == whole.losses
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(second).items())
+    assert_every_sample_once_an_epoch(second.ledger())
+
+
+@pytest.fixture(scope="module")
+def whole(together: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    job = together(tmp_path_factory.mktemp("whole"), 2)
+    assert job.codes == [0, 0], job.errors
+    return job
+
+
+# Faults
+
+
+@pytest.mark.parametrize("config", [{}, ZERO[2], ZERO[3]], ids=["ddp", "zero 2", "zero 3"])
+def test_a_loss_that_is_nan_on_one_rank_is_left_out_by_all(
+    config: dict[str, Any], together: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = together(tmp_path, 2, config=config, spoil={"kind": "nan", "rank": 1, "steps": [4]})
+    assert job.codes == [0, 0], job.errors
+    assert [i for i, loss in enumerate(job.losses) if loss is None] == [4]
+    assert "rank 1" in job.errors[1]
+    assert "this step is left out" in job.errors[1]
+    alone = together(tmp_path / "alone", 1, config={}, spoil={"kind": "nan", "rank": 0, "steps": [4]})
+    assert job.losses[:4] == pytest.approx(alone.losses[:4], abs=1e-5)
+    assert job.losses[5:] == pytest.approx(alone.losses[5:], abs=1e-5)
+
+
+def test_too_many_of_them_in_a_row_end_all_ranks(together: Callable[..., Any], tmp_path: Path) -> None:
+    spoil = {"kind": "nan", "rank": 1, "steps": list(range(3, 20))}
+    job = together(tmp_path, 2, config={"trainer.max_nonfinite_steps": 2}, spoil=spoil)
+    assert job.codes == [1, 1], job.errors
+    assert "NonFiniteLossError: a rank's loss is not finite, 3 times in a row" in job.errors[0]
+
+
+@pytest.mark.parametrize("config", [{}, ZERO[2]], ids=["ddp", "zero 2"])
+def test_out_of_memory_on_one_rank_halves_the_micro_batch_of_all(
+    config: dict[str, Any], together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    """From the same step, with the same batch: nothing is lost and the losses are the same."""
+    spoil = {"kind": "oom", "rank": 1, "above": 30}
+    job = together(tmp_path, 2, config=config, spoil=spoil, ledger=True)
+    assert job.codes == [0, 0], job.errors
+    assert "OUT OF MEMORY: step 1: a micro-batch of rank 1 does not fit" in job.errors[0]
+    assert "5 micro-batches of 50 samples, not 2 of 125; the batch of an optimizer step stays 250" in job.errors[0]
+    assert_close(job, one())
+    assert max(len(line["ids"]) for line in job.ledger()) <= 125
+
+
+def test_out_of_memory_later_goes_on_from_the_step_before(
+    together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Stopped, resumed where memory is tighter: no step is done twice."""
+    first = together(tmp_path, 2, stop={"rank": 0, "step": 8, "signal": "SIGUSR1"})
+    assert first.codes == [75, 75], first.errors
+    second = together(tmp_path, 2, spoil={"kind": "oom", "rank": 1, "above": 70})
+    assert second.codes == [0, 0], second.errors
+    assert "OUT OF MEMORY" in second.errors[0]
+    assert_close(second, one())
+
+
+def test_out_of_memory_with_one_sample_is_the_end(together: Callable[..., Any], tmp_path: Path) -> None:
+    job = together(tmp_path, 2, config={"data.batch_size": 4}, spoil={"kind": "oom", "rank": 0, "above": 0})
+    assert job.codes == [1, 1], job.errors
+    assert "cannot be cut from data.batch_size 4" in job.errors[0]
+
+
+def test_what_fails_on_another_rank_is_told_by_the_first(together: Callable[..., Any], tmp_path: Path) -> None:
+    job = together(tmp_path, 2, spoil={"kind": "raise", "rank": 1, "steps": [7]})
+    assert job.codes == [1, 1]
+    assert "ScaledlError: rank 1 on " in job.errors[0]
+    assert "failed: ValueError: made up by the test" in job.errors[0]
+    assert "Traceback" not in job.errors[0]
