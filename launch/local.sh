@@ -1,26 +1,17 @@
 #!/usr/bin/env bash
-# One training run on this machine:  launch/local.sh CONFIG.yaml [key=value ...]
+# One training run on this machine, under torchrun:  launch/local.sh CONFIG.yaml [key=value ...]
 # Works from any folder; a relative CONFIG is looked up from where you are.
+# NPROC=2 launch/local.sh ... starts two ranks; without it there is one on each GPU, or one in all.
 set -euo pipefail
 
 if [ "$#" -eq 0 ]; then
-    echo "usage: launch/local.sh CONFIG.yaml [key=value ...]" >&2
+    echo "usage: [NPROC=N] launch/local.sh CONFIG.yaml [key=value ...]" >&2
     exit 2
 fi
 
-project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-if [ -n "${SCALEDL_VENV:-}" ] || [ -d "$project/.venv" ]; then
-    venv="${SCALEDL_VENV:-$project/.venv}"
-    if [ ! -x "$venv/bin/scaledl" ]; then
-        echo "no scaledl in $venv: make it with 'make demo', or set SCALEDL_VENV to the right environment" >&2
-        exit 2
-    fi
-    # shellcheck source=/dev/null
-    . "$venv/bin/activate"
-elif ! command -v scaledl >/dev/null; then
-    echo "no .venv in $project and no scaledl on PATH: run 'make demo' there, or set SCALEDL_VENV" >&2
-    exit 2
-fi
-
-exec scaledl train "$@"
+# torchrun, with the ranks' exit code instead of a traceback, and a supervisor that leaves nothing behind.
+exec "$python" -m scaledl.launch.supervise -- \
+    "$python" -m scaledl.launch.torchrun --standalone --nproc-per-node="${NPROC:-devices}" --no-python \
+    scaledl train "$@"

@@ -126,6 +126,49 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     _root_argument(parser)
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--nodes", metavar="N[,N…]", help="nodes (default: the config's)")
+    parser.add_argument("--devices", metavar="N[,N…]", help="ranks on each node (default: the config's)")
+    parser.add_argument("--strategy", choices=("ddp", "deepspeed"), help="how ranks share the work")
+    parser.add_argument("--stage", metavar="S[,S…]", help="stages of DeepSpeed ZeRO: 1, 2, 3")
+    parser.add_argument("--bandwidth", metavar="GB/s", help="between ranks, instead of what is measured or assumed")
+
+
+def _runs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watch", action="store_true", help="follow the running jobs until they end, or Ctrl-C")
+    parser.add_argument("--interval", metavar="SECONDS", help="between two looks (default: 2, without a terminal 10)")
+    parser.add_argument("--once", action="store_true", help="one look")
+    _root_argument(parser)
+
+
+def _launch_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="slurm")
+    text = "submit a training to Slurm and follow its log"
+    sub = _add_common(actions.add_parser("slurm", help=text, description=text.capitalize() + ".", allow_abbrev=False))
+    sub.set_defaults(parser=sub)
+    _config_arguments(sub)
+    sub.add_argument("--nodes", metavar="N", default="1", help="nodes (default: 1)")
+    sub.add_argument("--gpus", metavar="N", help="GPUs on each node, with a rank each")
+    sub.add_argument("--tasks", metavar="N", help="ranks on each node without GPUs (default: 1)")
+    sub.add_argument("--cpus", metavar="N", help="CPUs of each rank")
+    sub.add_argument("--time", metavar="D-HH:MM:SS", help="time limit, after which the job is requeued and goes on")
+    sub.add_argument("--mem", metavar="SIZE", help="memory of each node, such as 64G")
+    for name in ("partition", "account", "qos"):
+        sub.add_argument(f"--{name}", metavar="NAME", help="as for sbatch")
+    sub.add_argument("--array", metavar="0-7%2", help="as for sbatch: a run for each index")
+    sub.add_argument("--name", metavar="NAME", help="name of the job (default: the run's)")
+    sub.add_argument("--then", choices=("compress",), help="submit this too, to begin when the training is complete")
+    sub.add_argument("--dry-run", action="store_true", help="print the script and submit nothing")
+    sub.add_argument("--no-follow", action="store_true", help="submit and return")
+    sub.add_argument("--no-plan", action="store_true", help="leave out the estimates, which take some seconds")
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", metavar="N", default="30", help="for the network between ranks (default: 30)")
+    _root_argument(parser)
+
+
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
     _run_argument(parser, "the run whose ancestors and descendants to show")
     _root_argument(parser)
@@ -156,11 +199,14 @@ VERBS: dict[str, tuple[str, Arguments]] = {
     "export": ("write a verified TorchScript file", _export_arguments),
     "verify": ("check an exported file in a clean process", _verify_arguments),
     "chain": ("train, compress, export and verify, in one resumable go", _chain_arguments),
+    "plan": ("estimate memory and wall time before training", _plan_arguments),
+    "launch": ("submit a training to Slurm", _launch_arguments),
     "evaluate": ("accuracy of a run or an exported file", _evaluate_arguments),
     "bench": ("latency of exported files and runs, interleaved", _bench_arguments),
     "report": ("write report.html of a run", _report_arguments),
-    "runs": ("list the runs", _root_argument),
+    "runs": ("list the runs, or follow those that run", _runs_arguments),
     "lineage": ("show where a run comes from and what came of it", _lineage_arguments),
+    "doctor": ("check this machine, or all nodes of a job and the network between them", _doctor_arguments),
     "config": ("show, list, check configs", _config_verb_arguments),
 }
 
@@ -185,7 +231,7 @@ def build_parser() -> _Parser:
         sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", epilog=EXIT_CODES)
         sub.allow_abbrev = False
         add_arguments(sub)
-        if verb != "config":
+        if verb not in ("config", "launch"):
             sub.set_defaults(parser=sub)
             _add_common(sub)
     return parser
@@ -210,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         getattr(commands, args.verb)(args)
     except ScaledlError as error:
-        return _fail(str(error), error.exit_code)
+        return error.exit_code if error.told else _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import pytest
 
 from scaledl.cli import main
+from scaledl.distributed.environment import ClusterSpec
 from scaledl.distributed.preemption import STOP_SIGNALS, stop_flag
 
 TINY = """\
@@ -118,3 +123,172 @@ def call(_lightning: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
     stop_flag._installed = False
+
+
+@dataclass(frozen=True)
+class RankAnswer:
+    """What a rank's function returned, or the error it raised; and how long it took."""
+
+    value: Any
+    error: str
+    code: int
+    told: bool
+    seconds: float
+
+
+RankFunction = Callable[[ClusterSpec], Any]
+RunRanks = Callable[..., dict[int, RankAnswer]]
+
+
+@pytest.fixture
+def run_ranks() -> RunRanks:
+    """`run_ranks(function, specs, timeout=60)` calls it with each spec in a process of its own, forked from this one:
+    what is imported here need not be imported there."""
+    from scaledl.errors import ScaledlError
+
+    context = multiprocessing.get_context("fork")
+
+    def answer(function: RankFunction, index: int, spec: ClusterSpec, answers: Any) -> None:
+        begin, value, error, code, told = time.monotonic(), None, "", 0, False
+        try:
+            value = function(spec)
+        except ScaledlError as problem:
+            error, code, told = str(problem), problem.exit_code, problem.told
+        answers.put((index, value, error, code, told, time.monotonic() - begin))
+
+    def run(function: RankFunction, specs: Sequence[ClusterSpec], timeout: float = 60.0) -> dict[int, RankAnswer]:
+        answers = context.Queue()
+        children = [
+            context.Process(target=answer, args=(function, index, spec, answers)) for index, spec in enumerate(specs)
+        ]
+        for child in children:
+            child.start()
+        try:
+            found = [answers.get(timeout=timeout) for _ in children]
+        except Empty:
+            pytest.fail(f"a rank gave no answer within {timeout:g} s")
+        finally:
+            for child in children:
+                child.join(10)
+                child.kill()
+                child.join()
+            answers.close()
+            answers.join_thread()
+        return {index: RankAnswer(*rest) for index, *rest in sorted(found, key=lambda one: one[0])}
+
+    return run
+
+
+def _rank_of(rank: int, world_size: int = 2, **changes: Any) -> ClusterSpec:
+    nodes = tuple(f"n{number}" for number in range(1, world_size + 1))
+    spec = ClusterSpec(
+        launcher="slurm",
+        rank=rank,
+        local_rank=0,
+        node_rank=rank,
+        world_size=world_size,
+        local_world_size=1,
+        num_nodes=world_size,
+        nodes=nodes,
+        master_addr="127.0.0.1",
+        master_port=None,
+        launch_id=f"test-{os.getpid()}",
+        job_id="1",
+        restart=0,
+    )
+    return replace(spec, **changes)
+
+
+@pytest.fixture
+def rank_of() -> Callable[..., ClusterSpec]:
+    """`rank_of(1, 2)` is rank 1 of 2 under Slurm, one to a node, all nodes on this machine."""
+    return _rank_of
+
+
+@pytest.fixture
+def machines(cannot: Callable[[str], None]) -> Iterator[Machines]:
+    """`machines(command, 3, variables)` runs it as a rank on each of 3 machines, named n1, n2, n3: namespaces
+    that reach each other as 10.213.0.1, .2, .3 over eth0, and know their own names as the loopback."""
+    if os.geteuid() != 0:
+        cannot("network namespaces need root")
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        cannot("there is no ip or no unshare")
+    network = _Network(f"scaledl-{os.getpid()}", cannot)
+    try:
+        yield network.run
+    finally:
+        network.remove()
+
+
+Machines = Callable[..., list["subprocess.Popen[str]"]]
+
+
+class _Network:
+    """A switch, which is a namespace of its own, and machines around it."""
+
+    def __init__(self, name: str, cannot: Callable[[str], None]) -> None:
+        self._name, self._names, self._cannot = name, [], cannot
+        self._children: list[subprocess.Popen[str]] = []
+        self._made_netns = not NETNS.exists()
+
+    def run(
+        self, command: Sequence[str], count: int, variables: Mapping[str, str], shaping: Mapping[int, str] | None = None
+    ) -> list[subprocess.Popen[str]]:
+        """`shaping`: number of a machine -> arguments of tc for what it sends."""
+        if not self._names:
+            self._build(count)
+        for number, words in (shaping or {}).items():
+            done = _run("ip", "netns", "exec", self._names[number], "tc", "qdisc", "add", "dev", "eth0", "root", words)
+            if done.returncode != 0:
+                self._cannot(f"tc {words}: {done.stderr.strip()}")
+        place = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": 1, "LOCAL_RANK": 0, "GROUP_WORLD_SIZE": count}
+        for rank in range(count):
+            own = {**place, "RANK": rank, "GROUP_RANK": rank}
+            environment = {**os.environ, **variables, **{key: str(value) for key, value in own.items()}}
+            enter = ["ip", "netns", "exec", self._names[rank + 1], "unshare", "--uts", "sh", "-c"]
+            words = [*enter, 'hostname "$0" && exec "$@"', f"n{rank + 1}", *command]
+            pipe = subprocess.PIPE
+            self._children.append(subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True))
+        return self._children[-count:]
+
+    def _build(self, count: int) -> None:
+        self._names = [f"{self._name}-{number}" for number in range(count + 1)]
+        for name in self._names:
+            done = _run("ip", "netns", "add", name)
+            if done.returncode != 0:
+                self._cannot(f"ip netns add: {done.stderr.strip()}")
+        switch = self._names[0]
+        _must("ip", "-n", switch, "link", "add", "switch", "type", "bridge")
+        _must("ip", "-n", switch, "link", "set", "switch", "up")
+        for number, name in list(enumerate(self._names))[1:]:
+            port = f"port{number}"
+            _must("ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch)
+            _must("ip", "-n", switch, "link", "set", port, "master", "switch", "up")
+            _must("ip", "-n", name, "addr", "add", f"10.213.0.{number}/24", "dev", "eth0")
+            _must("ip", "-n", name, "link", "set", "eth0", "up")
+            _must("ip", "-n", name, "link", "set", "lo", "up")
+            others = [f"10.213.0.{other} n{other}" for other in range(1, count + 1) if other != number]
+            (NETNS / name).mkdir(parents=True)
+            (NETNS / name / "hosts").write_text("\n".join([f"127.0.0.1 localhost n{number}", *others, ""]))
+
+    def remove(self) -> None:
+        for child in self._children:
+            child.kill()
+            child.communicate()
+        for name in self._names:
+            _run("ip", "netns", "del", name)
+            shutil.rmtree(NETNS / name, ignore_errors=True)
+        if self._made_netns and NETNS.exists() and not any(NETNS.iterdir()):
+            NETNS.rmdir()
+
+
+NETNS = Path("/etc/netns")
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([part for word in words for part in word.split()], capture_output=True, text=True)
+
+
+def _must(*words: str) -> None:
+    done = _run(*words)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"

@@ -46,7 +46,10 @@ def test_every_verb_is_a_command() -> None:
     assert sorted(VERBS) == sorted(scaledl.commands.__all__)
 
 
-@pytest.mark.parametrize("verb", [[verb] for verb in VERBS if verb != "config"] + [["config", "show"]])
+NESTED = {"config": ["config", "show"], "launch": ["launch", "slurm"]}
+
+
+@pytest.mark.parametrize("verb", [[verb] for verb in VERBS if verb not in NESTED] + list(NESTED.values()))
 def test_every_verb_takes_json_and_quiet(verb: list[str]) -> None:
     needed = {"verify": ["FILE"], "bench": ["A"]}.get(verb[0], [])
     args = parse([*verb, *needed, "--json", "--quiet"])

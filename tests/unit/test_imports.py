@@ -15,8 +15,22 @@ pytestmark = pytest.mark.unit
 
 PACKAGE = Path(scaledl.__file__).parent
 ORDER = (
-    *("errors", "console", "config", "run", "runtime", "data", "models", "optim", "tasks", "distributed"),
-    *("checkpoint", "evaluate", "train", "export", "bench", "compress", "report", "api", "commands", "cli"),
+    *("errors", "console", "config", "run", "runtime", "data", "models", "optim", "distributed", "tasks"),
+    *(
+        "checkpoint",
+        "evaluate",
+        "train",
+        "export",
+        "bench",
+        "compress",
+        "plan",
+        "launch",
+        "report",
+        "doctor",
+        "api",
+        "commands",
+        "cli",
+    ),
 )
 ENTRY = ("__init__", "__main__")  # the package itself: may import all; others take only its version
 RUNTIME_NEEDS = {"errors", "run", "runtime"}

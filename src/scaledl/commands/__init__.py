@@ -1,5 +1,7 @@
 """One function per verb: from parsed arguments through the api to what the user reads. No torch before it is needed."""
 
+from scaledl.commands.doctoring import doctor
+from scaledl.commands.launching import launch, plan
 from scaledl.commands.looking import config, lineage, report, runs
 from scaledl.commands.making import chain, compress, train
 from scaledl.commands.measuring import bench, evaluate, export, verify
@@ -9,9 +11,12 @@ __all__ = [
     "chain",
     "compress",
     "config",
+    "doctor",
     "evaluate",
     "export",
+    "launch",
     "lineage",
+    "plan",
     "report",
     "runs",
     "train",

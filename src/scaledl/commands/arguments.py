@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,3 +111,12 @@ def positive_ints(flag: str, texts: Sequence[str], least: int = 1) -> list[int]:
         if min(numbers) >= least and max(numbers) <= 65536:
             return numbers
     raise UsageError(f"{flag}: got {','.join(texts)!r}; allowed: whole numbers from {least} to 65536")
+
+
+def interval(text: str | None) -> float | None:
+    """--interval, in seconds. Raises UsageError."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", text, re.ASCII) and 0.2 <= float(text) <= 3600:
+        return float(text)
+    raise UsageError(f"--interval: got {text!r}; allowed: seconds from 0.2 to 3600")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scaledl.commands.arguments import chosen_run, runs_folder, split_arguments
+from scaledl.commands.arguments import chosen_run, interval, runs_folder, split_arguments
 from scaledl.commands.output import command, entry_document, entry_line, print_json, run_document, run_row
 from scaledl.config import config_keys, dump_yaml, json_schema, load_config
 from scaledl.console import get_console
+from scaledl.errors import UsageError
 from scaledl.run import lineage as lineage_of
 from scaledl.run import list_runs
 
@@ -24,6 +25,9 @@ def report(args: argparse.Namespace) -> None:
 
 
 def runs(args: argparse.Namespace) -> None:
+    _check_watch(args)
+    if args.watch:
+        return _watch(args)
     found = list_runs(runs_folder(args.root))
     if args.json:
         return print_json([run_document(run) for run in found])
@@ -32,6 +36,23 @@ def runs(args: argparse.Namespace) -> None:
         return get_console().result(f"no runs in {args.root}/; start one with: {start}")
     columns = ["run", "kind", "status", "test accuracy", "age", "parent"]
     return get_console().table(columns, [run_row(run) for run in found])
+
+
+def _check_watch(args: argparse.Namespace) -> None:
+    for flag, given in (("--once", args.once), ("--interval", args.interval is not None)):
+        if given and not args.watch:
+            raise UsageError(f"{flag}: only together with --watch")
+    if args.watch and args.json and not args.once:
+        raise UsageError("--json: one document, so together with --watch it needs --once")
+
+
+def _watch(args: argparse.Namespace) -> None:
+    from scaledl.commands.watching import documents, show_once, watch
+
+    root, seconds = runs_folder(args.root), interval(args.interval)
+    if args.json:
+        return print_json(documents(root))
+    return show_once(root) if args.once else watch(root, seconds)
 
 
 def lineage(args: argparse.Namespace) -> None:

@@ -4,43 +4,52 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from scaledl.commands.arguments import chosen_run, given_config, identity, override, resumed_config, split_arguments
 from scaledl.commands.output import command, print_compressed, print_json, print_trained, run_document
+from scaledl.commands.ranks import joined
 from scaledl.config import Config, load_config, parse_recipe
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import Interrupted, Preempted, UsageError
 from scaledl.run import Run, default_id
 
 TABLE = "table.json"
+STATUS_VARIABLE = "SCALEDL_STATUS_DIR"  # set by batch scripts, which also requeue
 
 
 def train(args: argparse.Namespace) -> None:
     stop_flag.install()
     config = resumed_config(args) if args.resume is not None else given_config(args)
-    from scaledl import api
 
     try:
-        run = api.train(config)
+        with joined(config):
+            from scaledl import api
+
+            run = api.train(config)
     except (Preempted, Interrupted) as stop:
-        raise type(stop)(f"{stop}. To go on: {_again(config)}") from stop
+        raise type(stop)(f"{stop}{_again(config)}") from stop
     print_json(run_document(run)) if args.json else print_trained(run)
 
 
 def _again(config: Config) -> str:
     """With a fixed id the same command resumes; without one it would start another run."""
+    if STATUS_VARIABLE in os.environ:
+        return ""  # the batch script starts it again, or says why not
     fixed = default_id(config) is not None or "--resume" in sys.argv
-    return command(*sys.argv[1:], *([] if fixed else ["--resume"]))
+    return f". To go on: {command(*sys.argv[1:], *([] if fixed else ['--resume']))}"
 
 
 def chain(args: argparse.Namespace) -> None:
     stop_flag.install()
     config = given_config(args)
-    from scaledl import api
 
     try:
-        trained, compressed = api.chain(config)
+        with joined(config):
+            from scaledl import api
+
+            trained, compressed = api.chain(config)
     except (Preempted, Interrupted) as stop:
         raise _same_again(stop) from stop
     _print_chain(args, trained, compressed)
@@ -53,10 +62,12 @@ def compress(args: argparse.Namespace) -> None:
     if args.id == source.id:
         raise UsageError(f"--id: {source.label} is the run to be compressed; give another id, or none")
     config = _recipe_config(args, source, overrides)
-    from scaledl import api
 
     try:
-        run = api.compress(source, config)
+        with joined(config):
+            from scaledl import api
+
+            run = api.compress(source, config)
     except (Preempted, Interrupted) as stop:
         raise _same_again(stop) from stop
     _print_chain(args, source, run)
@@ -72,7 +83,8 @@ def _recipe_config(args: argparse.Namespace, source: Run, overrides: list[str]) 
 
 
 def _same_again(stop: Preempted | Interrupted) -> Preempted | Interrupted:
-    return type(stop)(f"{stop}. To go on: {command(*sys.argv[1:])}")
+    again = "" if STATUS_VARIABLE in os.environ else f". To go on: {command(*sys.argv[1:])}"
+    return type(stop)(f"{stop}{again}")
 
 
 def _print_chain(args: argparse.Namespace, source: Run, run: Run) -> None:

@@ -67,7 +67,8 @@ def missing_gpus(reports: Sequence[Report]) -> list[str]:
     if not without or len(without) == len(reports):
         return []
     return [
-        f"{_who(without)}: no GPU is visible, but the others have some. Look at nvidia-smi there, or train with trainer.accelerator=cpu"
+        f"{_who(without)}: no GPU is visible, but the others have some. "
+        "Look at nvidia-smi there, or train with trainer.accelerator=cpu"
     ]
 
 

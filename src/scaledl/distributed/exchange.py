@@ -21,7 +21,6 @@ Json = Any
 Judge = Callable[[dict[int, Json]], Json]
 
 _FAREWELL_SECONDS = 3.0
-_LATENESS_SECONDS = 10.0  # rank 0's verdict may come so much later than its deadline
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
 
 
@@ -69,15 +68,25 @@ def collect(store: Store, name: str, world_size: int, deadline: float) -> dict[i
     return {rank: get(store, key) for rank, key in keys.items() if has(store, [key])}
 
 
-def settle(store: Store, name: str, rank: int, world_size: int, mine: Json, judge: Judge, seconds: float) -> Json:
+def settle(
+    store: Store,
+    name: str,
+    rank: int,
+    world_size: int,
+    mine: Json,
+    judge: Judge,
+    seconds: float,
+    *,
+    late_seconds: float = 10.0,
+) -> Json:
     """Put `mine`; rank 0 judges what there is after `seconds` at most, and all get its verdict or raise its error.
 
-    On other ranks than 0 that error is marked as told.
+    On other ranks than 0 that error is marked as told. `late_seconds`: how much later rank 0 may come than another.
     """
     deadline = time.monotonic() + seconds
     put(store, f"{name}/{rank}", mine)
     if rank:
-        return hear(store, name, rank, deadline + _LATENESS_SECONDS)
+        return hear(store, name, rank, deadline + late_seconds)
     return rule(store, name, collect(store, name, world_size, deadline), judge)
 
 

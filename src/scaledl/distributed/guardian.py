@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from scaledl.console import get_console
 from scaledl.distributed.cause import describe, publish_cause, read_cause
 from scaledl.distributed.journal import Journal
 from scaledl.distributed.link import RankLink, current_link, open_pipe, take_link
@@ -26,6 +25,7 @@ from scaledl.distributed.parent import dying_with
 from scaledl.distributed.signals import CaughtSignals
 from scaledl.distributed.stacks import print_stack, print_stacks
 from scaledl.distributed.status import FATAL, LEAVING, RankStatus
+from scaledl.distributed.stderr import error
 from scaledl.distributed.ward import Ward
 from scaledl.errors import ScaledlError
 
@@ -178,8 +178,7 @@ class Guardian:
         self._told = True
         stop = "; all ranks stop" if self._several else ""
         kept = "" if cause.status == "refused" else ". What was saved is kept: start it again to go on from there"
-        with suppress(OSError, ValueError, AttributeError):
-            get_console().error(f"{describe(cause)}{stop}{kept}")
+        error(f"{describe(cause)}{stop}{kept}")
 
     def _adopt(self, cause: RankStatus) -> None:
         """Others are given a while: to leave by themselves, or before they are asked to."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from scaledl.console import get_console
 from scaledl.distributed.cause import forget_causes
 from scaledl.distributed.status import ENDED, RankStatus, status_path, write_status
+from scaledl.distributed.stderr import warn
 from scaledl.distributed.ward import Ward
 from scaledl.errors import ScaledlError
 
@@ -75,8 +75,7 @@ class Journal:
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            with suppress(OSError, ValueError, AttributeError):
-                get_console().warn(f"{text}. The training goes on without it")
+            warn(f"{text}. The training goes on without it")
 
 
 def _is_news(written: RankStatus, status: RankStatus) -> bool:

@@ -7,11 +7,13 @@ between them is JSON over the job's store, and tensors over process groups. No o
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from scaledl.distributed.exchange import has
 from scaledl.errors import Interrupted, Preempted, ScaledlError
 
 if TYPE_CHECKING:
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 Handlers = Mapping[str, Callable[[Message], None]]
 
-GOODBYE_SECONDS = 10.0
-_POLL = timedelta(seconds=5)
+GOODBYE_SECONDS = 5.0
 _EXIT = "exit"
 
 
@@ -40,6 +41,7 @@ class Ranks:
         self._store: Any = None
         self._control: Any = None
         self._calls = 0
+        self.told_by_main = True  # how this rank ended: as rank 0 said, or by an error of its own
 
     @property
     def is_main(self) -> bool:
@@ -113,8 +115,7 @@ class Ranks:
             return
         with suppress(Exception):
             self.call(_EXIT, {"code": code})
-            left = [f"left/{rank}" for rank in range(1, self.world_size)]
-            self._store.wait(left, timedelta(seconds=GOODBYE_SECONDS))
+            self._await([f"left/{rank}" for rank in range(1, self.world_size)], GOODBYE_SECONDS)
         self._leave()
 
     def _leave(self) -> None:
@@ -129,9 +130,19 @@ class Ranks:
         if not self.several or isinstance(error, ScaledlError):
             return None
         with suppress(Exception):
-            self._store.wait(["error"], timedelta(seconds=patience_seconds))
-            return ScaledlError(self._store.get("error").decode())
+            if self._await(["error"], patience_seconds):
+                return ScaledlError(self._store.get("error").decode())
         return None
+
+    def _await(self, keys: Sequence[str], seconds: float) -> bool:
+        """Whether all keys appear in time. `Store.wait` would print what it thinks of a timeout."""
+        deadline, pause = time.monotonic() + seconds, 0.001
+        while not has(self._store, keys):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return True
 
     # The others follow
 
@@ -157,13 +168,11 @@ class Ranks:
     def _next_call(self) -> Message | None:
         self._calls += 1
         key = f"call/{self._calls}"
-        while True:
-            try:
-                self._store.wait([key], _POLL)
-                return dict(json.loads(self._store.get(key)))
-            except Exception as error:
-                if "timeout" not in str(error).lower():
-                    return None  # rank 0 is gone, and so is the store that it kept
+        try:
+            self._await([key], float("inf"))
+            return dict(json.loads(self._store.get(key)))
+        except Exception:
+            return None  # rank 0 is gone, and so is the store that it kept
 
     def _failed(self, error: BaseException) -> int | None:
         """Tell rank 0, unless it failed in the same way and already says goodbye. The exit code to leave with."""
@@ -174,10 +183,11 @@ class Ranks:
         if isinstance(error, ScaledlError):
             return None
         with suppress(Exception):
-            self._store.wait([f"call/{self._calls + 1}"], timedelta(seconds=GOODBYE_SECONDS))
-            return None
+            if self._await([f"call/{self._calls + 1}"], GOODBYE_SECONDS):
+                return None
         import traceback
 
+        self.told_by_main = False
         if not _is_broken_connection(error):
             traceback.print_exception(error)
         return 1

@@ -233,7 +233,7 @@ def _come_together(spec: ClusterSpec, store: Store, deadline: float, timeout_sec
     me = {"node": spec.node_rank, "host": spec.host}
     if spec.rank == 0:
         name = secrets.token_hex(8)
-        room = _room(store, name)
+        room = part_of(store, f"scaledl/{name}")
         put(room, f"{_HERE}/0", me)
         put(store, _ROUND, name)
         here = collect(room, _HERE, spec.world_size, deadline)
@@ -258,14 +258,15 @@ def _enter(store: Store, rank: int, me: dict[str, Any], deadline: float) -> Stor
             return room
         current = get(store, _ROUND) if has(store, [_ROUND]) else ""
         if current and current != name:
-            name, room = current, _room(store, current)
+            name, room = current, part_of(store, f"scaledl/{current}")
             put(room, f"{_HERE}/{rank}", me)
     return None
 
 
-def _room(store: Store, name: str) -> Store:
-    room: Store = _stores().PrefixStore(f"scaledl/{name}", store)
-    return room
+def part_of(store: Store, name: str) -> Store:
+    """A store of its own within another one."""
+    part: Store = _stores().PrefixStore(name, store)
+    return part
 
 
 def _stores() -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import select
 import signal
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from scaledl.console import printable
 from scaledl.distributed.link import STACK_SIGNAL
+from scaledl.distributed.stderr import to_stderr
 from scaledl.distributed.ward import QUIET_SECONDS, Ward
 
 ANSWER_SECONDS = 2.0
@@ -19,14 +18,17 @@ ANSWER_SECONDS = 2.0
 
 def print_stacks(wards: Sequence[Ward]) -> None:
     """Ask all at once, wait until they have answered, and print one after the other."""
-    running = [ward for ward in wards if not ward.ended]
-    for ward in running:
+    running = [(ward, ward.silence) for ward in wards if not ward.ended]
+    asked = [ward for ward, _ in running if ward.can_show_stack]
+    for ward in asked:
+        ward.send(STACK_SIGNAL)
+    _collect(asked, ANSWER_SECONDS)
+    silent = [ward for ward in asked if not ward.stack]
+    for ward in silent:  # perhaps stopped
         ward.send(signal.SIGCONT)
-        if ward.can_show_stack:
-            ward.send(STACK_SIGNAL)
-    _collect([ward for ward in running if ward.can_show_stack])
-    for ward in running:
-        print_stack(ward, f"no progress for {ward.silence:.0f} s")
+    _collect(silent, ANSWER_SECONDS / 2)
+    for ward, silence in running:
+        print_stack(ward, f"no progress for {silence:.0f} s")
 
 
 def print_stack(ward: Ward, why: str) -> None:
@@ -36,17 +38,9 @@ def print_stack(ward: Ward, why: str) -> None:
     to_stderr(f"stack of rank {ward.status.rank} on {ward.status.host} ({why}):\n{printable(text)}\n")
 
 
-def to_stderr(text: str) -> None:
-    """Never an error, and no endless wait for a reader that does not read."""
-    with suppress(OSError, ValueError, AttributeError):
-        if select.select([], [sys.stderr.fileno()], [], 1.0)[1]:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-
-
-def _collect(wards: Sequence[Ward]) -> None:
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while time.monotonic() < deadline:
+def _collect(wards: Sequence[Ward], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while wards and time.monotonic() < deadline:
         readers = [ward.reader for ward in wards if ward.reader is not None]
         came = bool(readers) and bool(select.select(readers, [], [], QUIET_SECONDS)[0])
         for ward in wards:

@@ -24,8 +24,9 @@ EPOCH_LINE_SECONDS = 2.0
 class Metrics(pl.Callback):
     """Writes every step's loss and every validation to `metrics.jsonl` and TensorBoard, a block at a time."""
 
-    def __init__(self, run: Run, *, every_n_steps: int, writes: bool = True) -> None:
+    def __init__(self, run: Run, total_steps: int, *, every_n_steps: int, writes: bool = True) -> None:
         self.run = run
+        self.total_steps = total_steps
         self.every_n_steps = every_n_steps
         self.writes = writes  # of several ranks only the first; all add up their losses together
         self.last_loss = float("nan")
@@ -53,6 +54,7 @@ class Metrics(pl.Callback):
         step, epoch = trainer.global_step, trainer.current_epoch
         mean = self.last_loss if known else None
         record = {"kind": "train", "step": step, "epoch": epoch, "loss": mean, "lr": task.lr}
+        record["total_steps"] = self.total_steps  # for those who look on
         shown = [loss if math.isfinite(loss) else None for loss in losses]  # null: the step was left out
         self._write({**record, "losses": shown}, {"train/loss": self.last_loss, "train/lr": task.lr})
         if self.writes:

@@ -140,9 +140,8 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     torch.set_num_threads(settings.num_threads)
     task = _build_task(fitting)
     average = MovingAverage(config.trainer.ema_decay) if config.trainer.ema_decay else None
-    metrics = Metrics(run, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
-    steps_per_epoch = math.ceil(len(fitting.data.train) / config.data.batch_size)
-    total_steps = _total_steps(config, steps_per_epoch)
+    total_steps = _total_steps(config, math.ceil(len(fitting.data.train) / config.data.batch_size))
+    metrics = Metrics(run, total_steps, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
     display = Display(metrics, fitting.label, total_steps, config.trainer.log_every_n_steps)
 
     def check_token() -> None:
@@ -166,7 +165,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     whole = WholeWeights()
     ours = [*_optional(config, average), metrics, *([display] if ranks.is_main else []), checkpointer, whole]
     signs = SignsOfLife(current_link())
-    trainer = build_trainer(config, settings, ranks, writer, [*fitting.callbacks, *ours, signs])
+    trainer = build_trainer(config, settings, ranks, writer, [*fitting.callbacks, signs, *ours])
     try:
         with (
             quiet_lightning(),

@@ -1,0 +1,1 @@
+"""Starting ranks elsewhere: batch scripts for Slurm, and what the scripts in `launch/` are made of."""
