@@ -31,7 +31,10 @@ ALLOWED_VARIABLES = {
     "PL_SEED_WORKERS",
 }
 ALLOWED_THREADS = ("MainThread", "tqdm", "TMonitor", "OMP", "torch", "pytorch", "inductor", "pytest_timeout")
-ALLOWED_CHILDREN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")
+ALLOWED_CHILDREN = (
+    *("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker"),
+    "ranks_program.py",  # kept for all tests of a session, and ended with it
+)
 GRACE_SECONDS = 3.0
 
 
@@ -154,10 +157,11 @@ def _children() -> dict[tuple[int, int], str]:
 
 @dataclass(frozen=True)
 class Job:
-    """What ranks left that trained together: exit codes, their standard errors, and the run's files in `folder`."""
+    """What a training on several ranks left: exit code and message, what the ranks wrote, the run in `folder`."""
 
-    codes: list[int]
-    errors: list[str]
+    code: int
+    error: str
+    written: str
     folder: Path
 
     @property
@@ -181,36 +185,82 @@ class Job:
         return [json.loads(file.read_text()) for file in sorted(self.folder.glob("inspect-*.json"))]
 
 
+class RankPool:
+    """So many processes that came together once and train whatever they are given: most of a short training is start-up."""
+
+    def __init__(self, world_size: int, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        program = [sys.executable, str(Path(__file__).with_name("ranks_program.py"))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._log = log
+        with log.open("ab") as errors:
+            self.processes = [
+                subprocess.Popen(
+                    [*program, *map(str, (rank, world_size, port))],
+                    stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                    stderr=errors,
+                    text=True,
+                    env=environment,
+                )
+                for rank in range(world_size)
+            ]
+
+    def train(self, folder: Path, plan: dict[str, Any]) -> Job:
+        folder.mkdir(exist_ok=True)
+        before = self._log.stat().st_size
+        leader = self.processes[0]
+        assert leader.stdin is not None
+        assert leader.stdout is not None
+        leader.stdin.write(json.dumps({"folder": str(folder), "plan": plan}) + "\n")
+        leader.stdin.flush()
+        answer: list[Any] = [-1, "rank 0 is gone"]
+        for line in leader.stdout:  # what training shows stands between the answers
+            if line.startswith("["):
+                answer = json.loads(line)
+                break
+        return Job(answer[0], answer[1], self._log.read_bytes()[before:].decode(), folder)
+
+    def close(self) -> None:
+        leader = self.processes[0]
+        assert leader.stdin is not None
+        assert leader.stdout is not None
+        leader.stdin.close()
+        deadline = time.monotonic() + 15
+        for process in self.processes:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        leader.stdout.close()
+
+
 Together = Callable[..., Job]
 
 
 @pytest.fixture(scope="session")
-def together() -> Together:
-    """`together(folder, world_size, **plan)`: a training on so many ranks over gloo, one process each."""
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
+    """`together(folder, world_size, **plan)`: a training on so many ranks over gloo, one process each.
 
-    def run(folder: Path, world_size: int, **plan: Any) -> Job:
-        folder.mkdir(exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        program = [sys.executable, str(Path(__file__).with_name("ranks_program.py"))]
-        started = [
-            subprocess.Popen(
-                [*program, *map(str, (rank, world_size, port, folder)), json.dumps(plan)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-            for rank in range(world_size)
-        ]
-        try:
-            errors = [process.communicate(timeout=180)[1] for process in started]
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
-        return Job([process.returncode for process in started], errors, folder)
+    With `fresh=True` in processes of its own, which the training may ruin.
+    """
+    pools: dict[int, RankPool] = {}
+    logs = tmp_path_factory.mktemp("ranks")
 
-    return run
+    def run(folder: Path, world_size: int, *, fresh: bool = False, **plan: Any) -> Job:
+        if fresh:
+            pool = RankPool(world_size, logs / f"{len(list(logs.iterdir()))}.log")
+            try:
+                return pool.train(folder, plan)
+            finally:
+                pool.close()
+        if world_size not in pools or any(p.poll() is not None for p in pools[world_size].processes):
+            pools[world_size] = RankPool(world_size, logs / f"{len(list(logs.iterdir()))}.log")
+        return pools[world_size].train(folder, plan)
+
+    yield run
+    for pool in pools.values():
+        pool.close()

@@ -1,6 +1,6 @@
-"""One rank of a training, run as a program by `tests/conftest.py: together`. What it does beside training is in PLAN.
+"""One rank, run as a program by `tests/conftest.py: together`. Rank 0 reads trainings from its standard input, a line each.
 
-PLAN keys: config (dotted keys over BASE), stop (rank, step, signal), spoil (rank, step, kind), ledger, inspect.
+The keys of a plan: config (dotted keys over BASE), stop (rank, step, signal), spoil (rank, step, kind), ledger, inspect.
 """
 
 from __future__ import annotations
@@ -34,22 +34,34 @@ BASE = {
 }
 
 
-def main(rank: int, world_size: int, port: int, folder: Path, plan: dict[str, Any]) -> int:
+PLAN: dict[str, Any] = {}
+
+
+def main(rank: int, world_size: int, port: int) -> int:
     torch.set_num_threads(1)
-    config = replace(Config.model_validate(BASE), plan.get("config", {}))
     ranks = come_together(rank, world_size, port)
-    watch(folder, plan)
+    watch()
     with as_current(ranks):
         if rank:
             from scaledl.train.follow import FIT, follow_fit
 
-            return ranks.follow({FIT: follow_fit})
-        code = 1
+            return ranks.follow({FIT: follow_fit, "plan": begin})
         try:
-            code = lead(config, folder)
+            for line in sys.stdin:
+                message = json.loads(line)
+                begin(message)
+                ranks.call("plan", message)
+                print(json.dumps(lead(Path(message["folder"]), message["plan"])), flush=True)
         finally:
-            ranks.close(code)
-        return code
+            ranks.close(0)
+    return 0
+
+
+def begin(message: dict[str, Any]) -> None:
+    """Another training of the same processes."""
+    stop_flag.clear()
+    PLAN.clear()
+    PLAN.update(message["plan"], folder=Path(message["folder"]))
 
 
 def come_together(rank: int, world_size: int, port: int) -> Ranks:
@@ -62,12 +74,13 @@ def come_together(rank: int, world_size: int, port: int) -> Ranks:
     return join(spec, store, backend="gloo", device=None, timeout_seconds=60)
 
 
-def lead(config: Config, folder: Path) -> int:
+def lead(folder: Path, plan: dict[str, Any]) -> tuple[int, str]:
     from scaledl.data import build_data
     from scaledl.models.structure import new_model
     from scaledl.run import Run
     from scaledl.train import fit
 
+    config = replace(Config.model_validate(BASE), plan.get("config", {}))
     data = build_data(config.data, config.run.seed)
     run = Run.open_or_create(folder, "t", "one", kind="train", config=config)
     try:
@@ -76,39 +89,38 @@ def lead(config: Config, folder: Path) -> int:
             result = fit(config, run, data, model)
             run.finish("complete")
     except ScaledlError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code, f"{type(error).__name__}: {error}"
     torch.save(result.model.module.state_dict(), folder / "weights.pt")
     (folder / "metrics.json").write_text(json.dumps(result.metrics))
-    return 0
+    return 0, ""
 
 
-def watch(folder: Path, plan: dict[str, Any]) -> None:
+def watch() -> None:
     """Hooks into the task of every rank: a ledger of sample ids, signals and faults at given steps."""
     plain_step, plain_optimizer_step = ClassificationTask.step, Task.optimizer_step
 
     def step(self: Any, batch: Any) -> Any:
         if self.training:
-            spoil(self, batch, plan.get("spoil"))
-            if plan.get("ledger"):
+            spoil(self, batch, PLAN.get("spoil"))
+            if PLAN.get("ledger"):
                 line = {"epoch": self.current_epoch, "step": self.global_step, "ids": batch.ids.tolist()}
-                with (folder / f"ledger-{self.ranks.rank}.jsonl").open("a") as file:
+                with (PLAN["folder"] / f"ledger-{self.ranks.rank}.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
         result = plain_step(self, batch)
-        if self.training and hit(self, plan.get("spoil")) and plan["spoil"]["kind"] == "nan":
+        if self.training and hit(self, PLAN.get("spoil")) and PLAN["spoil"]["kind"] == "nan":
             result = {**result, "loss": result["loss"] * float("nan")}
         return result
 
     def optimizer_step(self: Any, *arguments: Any) -> None:
         plain_optimizer_step(self, *arguments)
-        stop = plan.get("stop")
+        stop = PLAN.get("stop")
         if stop and (self.ranks.rank, self.global_step + 1) == (stop["rank"], stop["step"]):
             os.kill(os.getpid(), signal.Signals[stop["signal"]])
 
     def on_train_end(self: Any) -> None:
-        if plan.get("inspect"):
+        if PLAN.get("inspect"):
             found = inspect(self.trainer.strategy, self)
-            (folder / f"inspect-{self.ranks.rank}.json").write_text(json.dumps(found))
+            (PLAN["folder"] / f"inspect-{self.ranks.rank}.json").write_text(json.dumps(found))
 
     ClassificationTask.step = step  # type: ignore[method-assign]
     Task.optimizer_step = optimizer_step  # type: ignore[method-assign]
@@ -147,4 +159,4 @@ def inspect(strategy: Any, task: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:4]), Path(sys.argv[4]), json.loads(sys.argv[5])))
+    sys.exit(main(*map(int, sys.argv[1:4])))

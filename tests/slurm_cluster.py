@@ -20,6 +20,7 @@ from typing import Literal
 
 COMPONENTS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 START_SECONDS = 30.0
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "USER", "LOGNAME", "TMPDIR", "LD_LIBRARY_PATH")
 
@@ -136,7 +137,8 @@ class SlurmCluster:
             *(["SlurmctldParameters=preempt_send_user_signal"] if layout.preempt == "user signal" else []),
             "PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1"
             + (f" PreemptMode=REQUEUE GraceTime={layout.grace_seconds}" if preempt else ""),
-            "PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9" + (" PreemptMode=OFF" if preempt else ""),
+            "PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9"
+            + (" PreemptMode=OFF" if preempt else ""),
         ]
         return "\n".join(lines) + "\n"
 
@@ -248,25 +250,32 @@ class SlurmCluster:
         """To all ranks, or to the batch script alone."""
         self.scancel(job, f"--signal={name}", *(["--batch"] if batch else []))
 
-    def release(self, job: str) -> None:
-        """Start a requeued job now; Slurm holds it back for two minutes.
+    def release(self, job: str, restart: int = 1) -> None:
+        """Start this restart of a requeued job now; Slurm holds it back for two minutes.
 
         Not before its last attempt is wholly gone: slurmctld would take the news of that end for the new attempt's.
         """
-        self.wait_for(job, "PENDING")
-        number = self.info(job)["JobId"]
-        wait_until(lambda: not self._steps(number), 30, lambda: f"job {job} is still ending: {self._steps(number)}")
-        self.scontrol("update", f"JobId={job}", "StartTime=now+2")  # at once, slurmd would take it for the attempt that it has just ended
+        self.wait_for_requeue(job, restart)
+        title = f"slurmstepd: [{self.info(job)['JobId']}.batch]".encode()
+        wait_until(lambda: not self._titled(title), 30, lambda: f"job {job} is still ending")
+        self.scontrol("update", f"JobId={job}", "StartTime=now")
 
-    def _steps(self, number: str) -> list[str]:
-        """The slurmstepds of a job, as they call themselves."""
-        title = f"slurmstepd: [{number}.".encode()
-        found = []
+    def wait_for_requeue(self, job: str, restart: int = 1, timeout: float = 60.0) -> None:
+        """Until the job waits for this restart."""
+        wait_until(
+            lambda: self.restarts(job) == restart or self.state(job) in OVER,
+            timeout,
+            lambda: f"job {job} is {self.info(job)}; its log:\n{self.log(job)}",
+        )
+        self.wait_for(job, "PENDING", timeout=timeout)
+
+    def _titled(self, title: bytes) -> bool:
+        """Whether a process of this cluster calls itself so."""
         for pid in self.processes():
             with suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found += [command.decode().strip("\0")] if command.startswith(title) else []
-        return found
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title):
+                    return True
+        return False
 
     # What is going on
 
@@ -296,8 +305,10 @@ class SlurmCluster:
         def there() -> bool:
             nonlocal found
             found = self.state(job)
-            if found not in states and found in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"):
-                raise SlurmFailure(f"job {job} is {found}, not {' or '.join(states)}; {self.info(job)}; its log:\n{self.log(job)}")
+            if found not in states and found in OVER:
+                raise SlurmFailure(
+                    f"job {job} is {found}, not {' or '.join(states)}; {self.info(job)}; its log:\n{self.log(job)}"
+                )
             return found in states
 
         wait_until(there, timeout, lambda: f"job {job} is {found}; its log:\n{self.log(job)}")
@@ -309,7 +320,7 @@ class SlurmCluster:
         def there() -> bool:
             if text in self.log(job):
                 return True
-            if self.state(job) in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):
+            if self.state(job) in OVER:
                 raise SlurmFailure(f"job {job} is over without {text!r}; its log:\n{self.log(job)}")
             return False
 

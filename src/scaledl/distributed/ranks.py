@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -175,21 +176,19 @@ class Ranks:
             return None  # rank 0 is gone, and so is the store that it kept
 
     def _failed(self, error: BaseException) -> int | None:
-        """Tell rank 0, unless it failed in the same way and already says goodbye. The exit code to leave with."""
-        text = str(error) if isinstance(error, ScaledlError) else f"{type(error).__name__}: {error}"
-        with suppress(Exception):
-            if not isinstance(error, ScaledlError) and not _is_broken_connection(error):
-                self._store.set("error", f"rank {self.rank} on {self.host} failed: {text}")
+        """The exit code to leave with; None to hear how rank 0 ends, which failed in the same way."""
         if isinstance(error, ScaledlError):
             return None
+        if _is_broken_connection(error):  # somebody else is gone
+            with suppress(Exception):
+                if self._await([f"call/{self._calls + 1}"], GOODBYE_SECONDS):
+                    return None
+            return 1
         with suppress(Exception):
-            if self._await([f"call/{self._calls + 1}"], GOODBYE_SECONDS):
-                return None
-        import traceback
-
+            self._store.set("error", f"rank {self.rank} on {self.host} failed: {type(error).__name__}: {error}")
         self.told_by_main = False
-        if not _is_broken_connection(error):
-            traceback.print_exception(error)
+        traceback.print_exception(error)
+        self._leave()  # the others hear of it at once, in whatever they wait for
         return 1
 
 

@@ -14,7 +14,7 @@ from scaledl.config import Config
 from scaledl.console import get_console
 from scaledl.distributed.differences import one_machine
 from scaledl.distributed.environment import ClusterSpec
-from scaledl.distributed.exchange import Json, settle
+from scaledl.distributed.exchange import Json, await_keys, put, settle
 from scaledl.distributed.missing import describe_missing
 from scaledl.distributed.rendezvous import open_store, part_of
 from scaledl.distributed.report import GLOO_INTERFACE, Report, machine_id, report_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MEET_SECONDS = 120.0
 LOCAL_SECONDS = 180.0
 TOGETHER_SECONDS = 30.0
+PARTING_SECONDS = 5.0
 
 
 class Visit:
@@ -40,19 +41,21 @@ class Visit:
     def __init__(self, spec: ClusterSpec, environ: Mapping[str, str], root: Path, seconds: float) -> None:
         self.spec, self.environ, self.root, self.seconds = spec, environ, root, seconds
         self.checks: list[Check] = []
+        self._present: list[int] = []  # on rank 0: who answered the last question
+        self._nccl = False
         self._store: Store = open_store(spec, MEET_SECONDS)
 
     def run(self) -> None:
         self._tell(f"{self.spec.world_size} ranks on {self.spec.num_nodes} node(s) are together; looking at each node")
         self._look_at_nodes()
-        if not self._compare():
-            return
-        self._look_at_folder()
-        self._tell(f"measuring the network between them, for about {self.seconds:g} s")
-        try:
-            self._measure()
-        finally:
-            leave_group()
+        if self._compare():
+            self._look_at_folder()
+            self._tell(f"measuring the network between them, for about {self.seconds:g} s")
+            try:
+                self._measure()
+            finally:
+                leave_group()
+        self._part()
 
     def _tell(self, text: str) -> None:
         if self.spec.rank == 0:
@@ -60,16 +63,29 @@ class Visit:
 
     def _settle(self, name: str, mine: Json, judge: Any, seconds: float) -> Json:
         who = {"node": self.spec.node_rank, "host": self.spec.host}
+
+        def judge_present(found: dict[int, Json]) -> Json:
+            self._present = list(found)
+            return judge(found)
+
         return settle(
             self._store,
             f"doctor/{name}",
             self.spec.rank,
             self.spec.world_size,
             who | mine,
-            judge,
+            judge_present,
             seconds,
             late_seconds=seconds,  # what came before may have taken rank 0 as long
         )
+
+    def _part(self) -> None:
+        """Rank 0 has the store, and leaves last."""
+        if self.spec.rank:
+            put(self._store, f"doctor/left/{self.spec.rank}", True)
+        else:
+            others = [f"doctor/left/{rank}" for rank in self._present if rank]
+            await_keys(self._store, others, time.monotonic() + PARTING_SECONDS)
 
     def _look_at_nodes(self) -> None:
         """Once on each node, while its other ranks wait."""

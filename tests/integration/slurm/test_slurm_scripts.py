@@ -123,7 +123,7 @@ def test_a_signal_saves_requeues_and_goes_on_in_one_log(whom: str, stand_in: Pro
     stand_in.wait_for_ranks(job, 2)
     for batch in {"batch": [True], "step": [False], "both": [True, False]}[whom]:
         slurm.signal(job, "USR1", batch=batch)
-    slurm.wait_for(job, "PENDING")
+    slurm.wait_for_requeue(job)
     assert {stand_in.status(job, rank).status for rank in (0, 1)} <= {"preempted", "starting"}  # type: ignore[union-attr]
     log = finish(stand_in, job)
     assert slurm.restarts(job) == 1
@@ -146,7 +146,7 @@ def test_the_warning_before_the_time_is_up_saves_and_requeues(stand_in: Project)
     slurm = stand_in.slurm
     job = stand_in.submit("c.yaml", options=["--time=1", "--signal=B:USR1@55"], PLAN="wait,complete:0")
     stand_in.wait_for_ranks(job)
-    slurm.wait_for(job, "PENDING", timeout=60)
+    slurm.wait_for_requeue(job, timeout=90)
     assert "SIGUSR1 came with 0:" in finish(stand_in, job)
     assert slurm.restarts(job) == 1
 
@@ -181,7 +181,7 @@ def test_only_the_signalled_element_of_an_array_is_requeued(stand_in: Project) -
     slurm, job = stand_in.slurm, stand_in.submit("c.yaml", options=["--array=1-2"], PLAN="wait,complete:0")
     wait_until(lambda: len(list((stand_in.folder / "calls").glob("*-0-0.json"))) == 2, 30, lambda: slurm.log(job))
     slurm.signal(f"{job}_2", "USR1")
-    slurm.wait_for(f"{job}_2", "PENDING")
+    slurm.wait_for_requeue(f"{job}_2")
     time.sleep(1)
     assert slurm.state(f"{job}_1") == "RUNNING"
     slurm.release(f"{job}_2")
@@ -225,8 +225,8 @@ def test_a_crash_loop_ends(stand_in: Project) -> None:
     slurm.release(job)
     stand_in.wait_for_ranks(job, 1, restart=1)
     slurm.signal(job, "USR1")
-    slurm.release(job)
-    slurm.release(job)
+    slurm.release(job, 2)
+    slurm.release(job, 3)
     slurm.wait_for(job, "FAILED")
     assert (slurm.exit_code(job), slurm.restarts(job)) == (1, 3)
     assert "1 restarts in a row got no further than step 20" in slurm.log(job)
@@ -276,7 +276,6 @@ def test_a_lost_slurmctld_is_waited_for(start_slurm: StartSlurm, make_stand_in: 
     os.kill(status.pid, signal.SIGUSR1)
     wait_until(lambda: "requeue failed, trying again" in log.read_text(), 60, log.read_text)
     slurm.start_slurmctld()
-    slurm.wait_for(job, "PENDING", timeout=60)
     finish(project, job)
     assert slurm.restarts(job) == 1
 
@@ -293,7 +292,7 @@ def test_then_compress_runs_after_all_attempts_of_the_training(stand_in: Project
     after = str(int(job) + 1)
     assert f"job {after}: slurm/compress.sh {job}, after this one" in log
     slurm.signal(job, "USR1")
-    slurm.wait_for(job, "PENDING")
+    slurm.wait_for_requeue(job)
     assert slurm.state(after) == "PENDING"
     finish(stand_in, job)
     slurm.wait_for(after, "COMPLETED", "FAILED")
