@@ -40,7 +40,8 @@ take_option() {
     esac
 }
 
-# Submits the next job, once: it starts when this one has ended well, and is dropped when it cannot.
+# Submits the next job, once, with the nodes, CPUs and GPUs of this one: it starts when this one has ended well, and is
+# dropped when that can no longer be.
 submit_next() {
     local config note="$SCALEDL_STATUS_DIR/then" run_id root submitted
     [ ! -e "$note" ] || return 0 # this is a restart
@@ -51,10 +52,13 @@ submit_next() {
         die 2 "--then compress: the config has no compress.stages; add --method distill,prune,qat"
     fi
     local options=(--dependency="afterok:$job" --kill-on-invalid-dep=yes)
-    [ -z "${SLURM_JOB_PARTITION:-}" ] || options+=(--partition="$SLURM_JOB_PARTITION")
-    [ -z "${SLURM_JOB_ACCOUNT:-}" ] || options+=(--account="$SLURM_JOB_ACCOUNT")
-    [ -z "${SLURM_JOB_QOS:-}" ] || options+=(--qos="$SLURM_JOB_QOS")
-    [ "${SLURM_GPUS_ON_NODE:-0}" -eq 0 ] || options+=(--gpus-per-node=1)
+    same_as --partition "${SLURM_JOB_PARTITION:-}"
+    same_as --account "${SLURM_JOB_ACCOUNT:-}"
+    same_as --qos "${SLURM_JOB_QOS:-}"
+    same_as --nodes "${SLURM_JOB_NUM_NODES:-}"
+    same_as --ntasks-per-node "${SLURM_NTASKS_PER_NODE:-}"
+    same_as --cpus-per-task "${SLURM_CPUS_PER_TASK:-}"
+    same_as --gpus-per-node "${SLURM_GPUS_ON_NODE:-}"
     [ "$run_id" != null ] || run_id="$job"
     submitted="$(
         for name in "${!SLURM_@}"; do [ "$name" = SLURM_CONF ] || unset "$name"; done # it is a job of its own
@@ -63,6 +67,8 @@ submit_next() {
     echo "$submitted" >"$note"
     say "job $submitted: slurm/$next.sh $run_id, after this one"
 }
+
+same_as() { [ -z "$2" ] || options+=("$1=$2"); }
 
 # A key of the section `run` in what `scaledl config show` prints.
 key_of() {

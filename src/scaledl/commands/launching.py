@@ -118,8 +118,7 @@ def _follow(args: argparse.Namespace, jobs: list[str]) -> None:
 
 
 def _announce(trial: Trial) -> None:
-    threads = f"{trial.num_threads} thread{'s' if trial.num_threads > 1 else ''}"
-    get_console().info(f"measuring a rank with {trial.micro_batch} samples and {threads} ...")
+    get_console().info(f"measuring a rank: {trial} ...")
 
 
 def _gpus(config: Config) -> tuple[bool, int]:

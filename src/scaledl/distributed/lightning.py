@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy
-from torch import distributed
+from torch import distributed, nn
 from torch._C._distributed_c10d import GradBucket
 from typing_extensions import override
 
@@ -60,7 +60,6 @@ def build_strategy(config: Config, ranks: Ranks, *, gpu: bool) -> Strategy | str
         cluster_environment=RankEnvironment(ranks),
         process_group_backend=distributed.get_backend(),
         timeout=timedelta(seconds=ranks.timeout_seconds),
-        gradient_as_bucket_view=True,
     )
 
 
@@ -83,8 +82,14 @@ class ExactDDP(DDPStrategy):
     """
 
     @override
+    def _setup_model(self, model: nn.Module) -> nn.parallel.DistributedDataParallel:
+        # Spares a copy of all gradients. Those of convolutions are laid out otherwise, and the copy comes back.
+        self._ddp_kwargs["gradient_as_bucket_view"] = all(parameter.ndim < 4 for parameter in model.parameters())
+        return super()._setup_model(model)
+
+    @override
     def _register_ddp_hooks(self) -> None:
-        assert isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
+        assert isinstance(self.model, nn.parallel.DistributedDataParallel)
         self.model.register_comm_hook(None, sum_gradients)
 
 

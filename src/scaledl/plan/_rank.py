@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaledl.config import Config
+    from scaledl.distributed.ranks import Ranks
 
 _BORN = time.monotonic()
 MIN_STEPS, MAX_STEPS, WARM_UP = 8, 400, 3
@@ -30,25 +31,28 @@ def main(request_path: str, result_path: str) -> None:
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     get_console().configure(json=True, quiet=True)
     try:
-        result = try_rank(Config.model_validate(request["config"]), request["eval_batch_size"], request["deepspeed"])
+        result = try_rank(Config.model_validate(request["config"]), request["eval_batch_size"])
     except ScaledlError as error:
         result = {"error": str(error), "exit_code": error.exit_code}
     Path(result_path).write_text(json.dumps(result), encoding="utf-8")
 
 
-def try_rank(config: Config, eval_batch_size: int, deepspeed: bool) -> dict[str, Any]:
+def try_rank(config: Config, eval_batch_size: int) -> dict[str, Any]:
     """`config` holds the rank's share of the batches; `eval_batch_size` is for the final evaluation, by rank 0."""
     import torch
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # a part of the process, as below
 
     from scaledl.data import build_data
+    from scaledl.distributed.ranks import as_current
     from scaledl.evaluate import evaluate
     from scaledl.models.structure import new_model, save_model
     from scaledl.run import Run
     from scaledl.train import fit
     from scaledl.train.settings import FILE, uses_gpu
 
-    meter = Meter(uses_gpu(config))
+    gpu = uses_gpu(config)
+    ranks = _only_rank(config, gpu=gpu)
+    meter = Meter(gpu)
     meter.begin()
     data = build_data(config.data, config.run.seed)
     meter.end("load")
@@ -56,7 +60,7 @@ def try_rank(config: Config, eval_batch_size: int, deepspeed: bool) -> dict[str,
     model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
     run = Run.open_or_create(Path(config.run.root), "plan", "plan", kind="train", config=config)
     watch = _watch(meter)
-    with run.attempt():
+    with run.attempt(), as_current(ranks):
         trained = fit(config, run, data, model, callbacks=(watch,)).model
         meter.end("save")
         started = time.monotonic()
@@ -81,7 +85,6 @@ def try_rank(config: Config, eval_batch_size: int, deepspeed: bool) -> dict[str,
             "validate": median(watch.validations),
             "finish": time.monotonic() - started,
         },
-        "deepspeed_bytes": _deepspeed_bytes(meter) if deepspeed else 0,
     }
 
 
@@ -173,22 +176,31 @@ def _sizes(module: Any) -> dict[str, int]:
     return {
         "parameters": sum(p.numel() for p in parameters),
         "parameter_bytes": sum(p.nbytes for p in parameters),
+        "largest_bytes": max((p.nbytes for p in parameters if p.requires_grad), default=0),
         "trainable_bytes": sum(p.nbytes for p in parameters if p.requires_grad),
         "buffer_bytes": sum(b.nbytes for b in module.buffers()),
     }
 
 
-def _deepspeed_bytes(meter: Meter) -> int:
-    """What the package itself takes; last of all, because it changes how others behave."""
-    if not meter.gpu:
+def _only_rank(config: Config, *, gpu: bool) -> Ranks:
+    """This process alone; under DeepSpeed in a process group of one, so that its engine does what it does in many."""
+    from scaledl.distributed.ranks import Ranks, join
+
+    if config.trainer.strategy != "deepspeed":
+        return Ranks()
+    import torch
+
+    from scaledl.distributed.environment import detect_cluster
+    from scaledl.distributed.rendezvous import open_store
+
+    if not gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    before = meter.resident()
-    import logging
+    import deepspeed  # noqa: F401  # a part of the process
 
-    logging.disable(logging.WARNING)
-    import deepspeed  # noqa: F401
-
-    return max(0, meter.resident() - before)
+    device = torch.device("cuda", 0) if gpu else None
+    spec = detect_cluster({})
+    store = open_store(spec, 60.0)
+    return join(spec, store, backend="nccl" if gpu else "gloo", device=device, timeout_seconds=600)
 
 
 if __name__ == "__main__":

@@ -55,11 +55,9 @@ def plan(
         ScaledlError: a trial failed.
     """
     trials: dict[Trial, Measured] = {}
-    needs = {trial_of(config, layout, gpu=gpu): layout for layout in layouts}
-    for trial in needs:
+    for trial in dict.fromkeys(trial_of(config, layout, gpu=gpu) for layout in layouts):
         announce(trial)
-        stages = [layout.stage for layout in layouts if trial_of(config, layout, gpu=gpu) == trial]
-        trials[trial] = measure(config, trial, deepspeed=any(stages))
+        trials[trial] = measure(config, trial)
     estimates = [
         _estimate(config, layout, trials[trial_of(config, layout, gpu=gpu)], given_bandwidth) for layout in layouts
     ]

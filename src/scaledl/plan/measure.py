@@ -23,12 +23,23 @@ _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCA
 
 @dataclass(frozen=True)
 class Trial:
-    """What decides a rank's measurements: samples in a micro-batch, threads, precision, and those of validation."""
+    """What decides a rank's measurements. `micro_batch`, `eval_batch`: samples. `stage`: of ZeRO, which may offload."""
 
     micro_batch: int
     eval_batch: int
     num_threads: int
     precision: str
+    stage: int = 0
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+    def __str__(self) -> str:
+        """
+        >>> str(Trial(32, 256, 1, "auto", 3)), str(Trial(32, 256, 2, "auto"))
+        ('32 samples, 1 thread, ZeRO-3', '32 samples, 2 threads')
+        """
+        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+        return f"{self.micro_batch} samples, {threads}" + (f", ZeRO-{self.stage}" if self.stage else "")
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Measured:
     `process_bytes`: all imports, before any data. `data_bytes`: what loading the data adds for good. `host_peaks`,
     `gpu_peaks`: by phase, in the order load, start, train, validate, save, finish; the latter empty without a GPU.
     `seconds`: start (to the first step), step (median), validate (the whole split), finish (the test split).
-    `deepspeed_bytes`: what the package itself adds.
+    `largest_bytes`: of one parameter.
     """
 
     gpu: bool
@@ -47,6 +58,7 @@ class Measured:
     parameters: int
     parameter_bytes: int
     trainable_bytes: int
+    largest_bytes: int
     buffer_bytes: int
     samples: dict[str, int]
     process_bytes: int
@@ -54,7 +66,6 @@ class Measured:
     host_peaks: dict[str, int]
     gpu_peaks: dict[str, int]
     seconds: dict[str, float]
-    deepspeed_bytes: int = 0
 
 
 def trial_of(config: Config, layout: Layout, *, gpu: bool) -> Trial:
@@ -65,17 +76,19 @@ def trial_of(config: Config, layout: Layout, *, gpu: bool) -> Trial:
         eval_batch=-(-config.data.eval_batch_size // layout.world_size),
         num_threads=num_threads(config, layout),
         precision=precision,
+        stage=layout.stage,
+        offload_optimizer=layout.offload_optimizer,
+        offload_parameters=layout.offload_parameters,
     )
 
 
-def measure(config: Config, trial: Trial, *, deepspeed: bool = False) -> Measured:
+def measure(config: Config, trial: Trial) -> Measured:
     """Run the trial. Raises UsageError where `scaledl train` would, ScaledlError when it fails otherwise."""
     with tempfile.TemporaryDirectory(prefix="scaledl-plan-") as name:
         folder = Path(name)
         request = {
             "config": _rank_config(config, trial, folder).model_dump(mode="json"),
             "eval_batch_size": config.data.eval_batch_size,
-            "deepspeed": deepspeed,
         }
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         return Measured(**_run(folder))
@@ -89,7 +102,10 @@ def _rank_config(config: Config, trial: Trial, folder: Path) -> Config:
         "data.eval_batch_size": trial.eval_batch,
         "trainer.num_threads": trial.num_threads,
         "trainer.precision": trial.precision,
-        "trainer.strategy": "auto",
+        "trainer.strategy": "deepspeed" if trial.stage else "auto",
+        "trainer.deepspeed.stage": trial.stage or 1,
+        "trainer.deepspeed.offload_optimizer": trial.offload_optimizer,
+        "trainer.deepspeed.offload_parameters": trial.offload_parameters,
         "trainer.devices": "auto",
         "trainer.num_nodes": "auto",
         "trainer.sync_batchnorm": False,

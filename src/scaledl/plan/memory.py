@@ -15,8 +15,8 @@ STATES = {"adamw": 2, "sgd": 1}  # tensors like the parameters: two moments; mom
 class Memory:
     """The busiest rank's, rank 0.
 
-    `parts`: of the training phase where it trains (a GPU, else the host). `peaks`: there, by phase. `host_peak`: the
-    largest resident size of the process.
+    `parts`: of the training phase, where it trains (a GPU, else the host); they add up to that phase's peak. `peaks`:
+    there, by phase. `host_peak`: the largest resident size of the process.
     """
 
     parts: dict[str, int]
@@ -35,38 +35,55 @@ class Memory:
 def memory(config: Config, layout: Layout, measured: Measured) -> Memory:
     """What a rank of this layout takes.
 
-    The trial was one rank with the same share of the batch, so activations, data and process are as measured. What
-    differs is computed: ZeRO shards (Rajbhandari et al. 2020), and copies that ranks need to exchange.
+    The trial was one rank under the same strategy with the same share of the batch: its process, data and activations
+    are as measured. Computed is what many ranks have beside that, or only their shares of.
     """
-    alone, parts = _parts(config, Layout(), measured), _parts(config, layout, measured)
-    change = sum(parts.values()) - sum(alone.values())
-    measured_peaks = measured.gpu_peaks or measured.host_peaks
-    parts["activations"] = max(0, measured_peaks["train"] - sum(alone.values()))
-    peaks = {phase: peak + _change(phase, change, layout, measured) for phase, peak in measured_peaks.items()}
+    changes = _zero(config, layout, measured) if layout.stage else _ddp(layout, measured)
+    found = measured.gpu_peaks or measured.host_peaks
+    peaks = {phase: peak + changes.get(phase, 0) for phase, peak in found.items()}
+    parts = _parts(config, layout, measured)
+    parts["other"] = max(0, peaks["train"] - sum(parts.values()))
     return Memory(parts, peaks, max(measured.host_peaks.values()) if measured.gpu else max(peaks.values()))
 
 
-def _change(phase: str, change: int, layout: Layout, measured: Measured) -> int:
-    """Before the first step there are neither gradients nor states; the result is evaluated whole, by rank 0."""
-    del layout, measured
-    return change if phase in ("train", "validate", "save") else 0
+def _ddp(layout: Layout, measured: Measured) -> dict[str, int]:
+    """Buckets hold the gradients also between steps; one that is ready is copied into its bucket.
+
+    Before, rank 0 sends its weights to all: a copy of the tensors, and one in the form in which they are sent.
+    """
+    if layout.world_size == 1:
+        return {}
+    gradients = measured.trainable_bytes
+    between = dict.fromkeys(("validate", "save"), gradients)
+    return {"start": 2 * measured.parameter_bytes, "train": measured.largest_bytes, **between}
+
+
+def _zero(config: Config, layout: Layout, measured: Measured) -> dict[str, int]:
+    """Each rank keeps its share (Rajbhandari et al. 2020) of the optimizer's states and of its copy of the weights, in
+    training also of the averaged gradients; in stage 3 of the weights too, but they are gathered layer by layer.
+    """
+    elsewhere = measured.trainable_bytes * (layout.world_size - 1) // layout.world_size
+    if layout.offload_optimizer and measured.gpu:
+        elsewhere = 0  # these were on the host
+    states = num_states(config) + 1
+    training, between = -(states + 1) * elsewhere, -states * elsewhere
+    save = training if layout.stage == 3 else between
+    return {"train": training, "validate": between, "save": save, "finish": between}
 
 
 def _parts(config: Config, layout: Layout, measured: Measured) -> dict[str, int]:
-    """All that training holds but activations."""
-    ranks = layout.world_size
-    held = measured.parameter_bytes + measured.buffer_bytes
-    gradients = measured.trainable_bytes
-    states = num_states(config) * measured.trainable_bytes
+    """All that training holds but what is other: activations, workspace, buffers."""
+    ranks, stage = layout.world_size, layout.stage
+    held, trainable = measured.parameter_bytes + measured.buffer_bytes, measured.trainable_bytes
     # The model as it was before training stays on the host.
-    copies = (1 if measured.gpu else 2) + (1 if config.trainer.ema_decay else 0)
-    process = measured.process_bytes + (measured.deepspeed_bytes if layout.stage else 0)
-    parts = {} if measured.gpu else {"process": process, "data": measured.data_bytes}
+    copies = (0 if measured.gpu else 1) + (1 if config.trainer.ema_decay else 0)
+    states = (num_states(config) + (1 if stage else 0)) * trainable
+    process = {} if measured.gpu else {"process": measured.process_bytes, "data": measured.data_bytes}
     return {
-        **parts,
-        "model": copies * held,
-        "gradients": gradients // ranks if layout.stage >= 2 else gradients,
-        "optimizer": states // ranks if layout.stage >= 1 else states,
+        **process,
+        "model": copies * held + (held // ranks if stage == 3 else held),
+        "gradients": trainable // ranks if stage >= 2 else trainable,
+        "optimizer": states // ranks if stage else states,
     }
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.integration

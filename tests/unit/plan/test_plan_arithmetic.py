@@ -23,6 +23,7 @@ MEASURED = Measured(
     parameters=25 * MB,
     parameter_bytes=100 * MB,
     trainable_bytes=100 * MB,
+    largest_bytes=40 * MB,
     buffer_bytes=2 * MB,
     samples={"train": 1000, "val": 100, "test": 100},
     process_bytes=700 * MB,
@@ -30,7 +31,6 @@ MEASURED = Measured(
     host_peaks=dict.fromkeys(("load", "start", "train", "validate", "save", "finish"), 2000 * MB),
     gpu_peaks={},
     seconds={"start": 4.0, "step": 0.1, "validate": 2.0, "finish": 3.0},
-    deepspeed_bytes=150 * MB,
 )
 CONFIG = Config()
 
@@ -43,12 +43,22 @@ def test_parts_of_one_rank_add_up_to_the_measured_peak() -> None:
     assert (found.peak, found.host_peak) == (2000 * MB, 2000 * MB)
 
 
-def test_what_zero_shards() -> None:
-    parts = [memory(CONFIG, Layout(2, 2, stage), MEASURED).parts for stage in (0, 1, 2, 3)]
-    assert [found["gradients"] // MB for found in parts[:2]] == [100, 100]
-    assert all(found["activations"] == parts[0]["activations"] for found in parts)
-    totals = [sum(found.values()) for found in parts]
-    assert totals[1] > totals[2] > totals[3]
+@pytest.mark.parametrize(("stage", "shards"), [(1, 4), (2, 4), (3, 4)])
+def test_zero_keeps_a_share_of_states_weights_and_gradients(stage: int, shards: int) -> None:
+    """`shards`: what is held in shares while training, in sizes of the model: two moments, weights, gradients."""
+    alone, four = (memory(CONFIG, Layout(nodes, 1, stage), MEASURED) for nodes in (1, 4))
+    assert alone.peaks == MEASURED.host_peaks
+    assert alone.peaks["train"] - four.peaks["train"] == shards * 75 * MB
+    assert alone.parts["optimizer"] == 4 * four.parts["optimizer"] == 300 * MB
+    assert alone.parts["gradients"] // four.parts["gradients"] == (4 if stage >= 2 else 1)
+    assert sum(four.parts.values()) == four.peaks["train"]
+
+
+def test_ddp_has_buckets_beside_the_measured_rank() -> None:
+    found = memory(CONFIG, Layout(2, 2), MEASURED)
+    more = {phase: (peak - 2000 * MB) // MB for phase, peak in found.peaks.items()}
+    assert more == {"load": 0, "start": 200, "train": 40, "validate": 100, "save": 100, "finish": 0}
+    assert found.peak_phase == "start"
 
 
 def test_states_of_the_optimizers() -> None:
@@ -63,7 +73,7 @@ def test_states_of_the_optimizers() -> None:
 def test_on_a_gpu_the_process_and_the_data_stay_on_the_host() -> None:
     gpu = replace(MEASURED, gpu=True, gpu_peaks=dict.fromkeys(MEASURED.host_peaks, 900 * MB))
     found = memory(CONFIG, Layout(), gpu)
-    assert set(found.parts) == {"model", "gradients", "optimizer", "activations"}
+    assert set(found.parts) == {"model", "gradients", "optimizer", "other"}
     assert (sum(found.parts.values()), found.peak, found.host_peak) == (900 * MB, 900 * MB, 2000 * MB)
 
 
