@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.slurm_cluster import Layout, SlurmCluster, missing_component, wait_until
 
 from scaledl.distributed.status import RankStatus, read_status, status_path
-from tests.slurm_cluster import Layout, SlurmCluster, missing_component, wait_until
 
 ROOT = Path(__file__).parents[3]
 TINY = """\

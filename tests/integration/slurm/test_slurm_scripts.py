@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.integration.slurm.conftest import Project
 from tests.slurm_cluster import Layout, SlurmCluster, wait_until
 
