@@ -1,4 +1,4 @@
-"""Two ranks over gloo: the training step through scaledl against hand-written DistributedDataParallel, and a checkpoint's stall.
+"""Two ranks over gloo: the training step through scaledl against hand-written DDP, and the stall of a checkpoint.
 
 Both ranks are processes of this machine with one thread each. In every round each way trains the same steps on the same
 batches, with every step's loss read; what is timed is rank 0's wall clock between barriers. `compute` is the same loop

@@ -186,7 +186,7 @@ class Job:
 
 
 class RankPool:
-    """So many processes that came together once and train whatever they are given: most of a short training is start-up."""
+    """Processes that came together once and train what they are given: most of a short training is start-up."""
 
     def __init__(self, world_size: int, log: Path) -> None:
         with socket.socket() as probe:

@@ -1,6 +1,7 @@
-"""One rank, run as a program by `tests/conftest.py: together`. Rank 0 reads trainings from its standard input, a line each.
+"""One rank, run as a program by `tests/conftest.py: together`. Rank 0 reads a training from every line of its input.
 
-The keys of a plan: config (dotted keys over BASE), stop (rank, step, signal), spoil (rank, step, kind), ledger, inspect.
+The keys of a plan: config (dotted keys over BASE), stop (rank, step, signal), spoil (rank, steps, kind), ledger,
+inspect.
 """
 
 from __future__ import annotations

@@ -253,12 +253,13 @@ class SlurmCluster:
     def release(self, job: str, restart: int = 1) -> None:
         """Start this restart of a requeued job now; Slurm holds it back for two minutes.
 
-        Not before its last attempt is wholly gone: slurmctld would take the news of that end for the new attempt's.
+        Not before its last attempt is wholly gone: slurmctld would take the news of that end for the new attempt's,
+        and slurmd refuses a job in the second in which it ended one of that id.
         """
         self.wait_for_requeue(job, restart)
         title = f"slurmstepd: [{self.info(job)['JobId']}.batch]".encode()
         wait_until(lambda: not self._titled(title), 30, lambda: f"job {job} is still ending")
-        self.scontrol("update", f"JobId={job}", "StartTime=now")
+        self.scontrol("update", f"JobId={job}", "StartTime=now+2")
 
     def wait_for_requeue(self, job: str, restart: int = 1, timeout: float = 60.0) -> None:
         """Until the job waits for this restart."""
@@ -299,7 +300,7 @@ class SlurmCluster:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def wait_for(self, job: str, *states: str, timeout: float = 60.0) -> str:
-        """Until the job is in one of these states; returns which. A state that it does not leave any more fails at once."""
+        """Until the job is in one of these states; returns which. Another state that is final fails at once."""
         found = ""
 
         def there() -> bool:
@@ -328,7 +329,7 @@ class SlurmCluster:
         return self.log(job)
 
     def processes(self, **variables: str) -> list[int]:
-        """Living processes of this cluster that have these variables, SLURM_JOB_ID and the like, in their environment."""
+        """Living processes of this cluster that have these variables (SLURM_JOB_ID …) in their environment."""
         wanted = {f"{name}={value}".encode() for name, value in {"SLURM_CONF": str(self.conf), **variables}.items()}
         found = []
         for folder in Path("/proc").glob("[0-9]*"):

@@ -73,6 +73,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, by default the newest unfinished one"
     )
 
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="go on with a run although its config has changed since it began"
+    )
+
 
 def _chain_arguments(parser: argparse.ArgumentParser) -> None:
     _config_arguments(parser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ def test_another_config_under_the_same_id(config: Config, changes: dict[str, Any
     finished(config)
     with pytest.raises(UsageError, match=text):
         api.train(replace(config, changes))
+
+
+def test_changes_that_are_allowed_become_the_run_s_own(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """More epochs than the run was complete with, at another rate and in smaller micro-batches."""
+    run = api.train(config)
+    changes = {"trainer.epochs": 2, "optimizer.lr": 0.01, "trainer.accumulate": 4}
+    with pytest.raises(UsageError, match="--allow-changes goes on with them"):
+        api.train(replace(config, changes))
+    assert api.train(replace(config, changes), allow_changes=True) == run
+    assert "goes on with another config: optimizer.lr (was 0.001, is 0.01), trainer.accumulate (was 1" in (
+        capsys.readouterr().err
+    )
+    assert run.config.trainer.epochs == run.manifest.config["trainer"]["epochs"] == 2
+    steps = [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()]
+    assert (run.manifest.attempts, max(steps)) == (2, 22)
+    assert json.loads((run.checkpoints / "settings.json").read_text())["accumulate"] == 4
 
 
 def test_what_changes_no_weight_may_change(config: Config) -> None:

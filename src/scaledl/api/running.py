@@ -22,11 +22,15 @@ _FREE = (
     *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed.", "data.num_workers"),
     *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
 )
+_ALLOW = "; --allow-changes goes on with them"
 _FREE_IN_TRAINING = (*_FREE, "compress.", "export.")
 
 
-def train(config: Config) -> Run:
+def train(config: Config, *, allow_changes: bool = False) -> Run:
     """Train as `config` says and evaluate the result on the test split; a fixed run.id resumes.
+
+    Args:
+        allow_changes: go on also where the config is another than the one that the run was started with.
 
     Raises:
         UsageError: the id belongs to a run of another config or another dataset.
@@ -35,8 +39,8 @@ def train(config: Config) -> Run:
     name = config.run.name or f"{config.model.family}-{config.data.source}"
     id = default_id(config)
     if id is not None and (Path(config.run.root) / name / id).exists():
-        run = _training_run(config, name, id)
-        if run.state == "complete":
+        run = _training_run(config, name, id, allow_changes)
+        if run.state == "complete" and not _changes(run, config):
             return _already_complete(run)
     from scaledl.data import build_data
     from scaledl.models.structure import new_model
@@ -45,10 +49,11 @@ def train(config: Config) -> Run:
     # A config that does not fit its data must leave no run behind: its id would refuse the corrected one.
     data = build_data(config.data, config.run.seed)
     model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
-    run = _training_run(config, name, id)
+    run = _training_run(config, name, id, allow_changes)
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")
         check_data(data, run, config)
+        _take_over(run, config)
         run.update(data_fingerprint=data.spec.fingerprint, world_size=current_ranks().world_size)
         result = fit(config, run, data, model)
         keep_result(run, result.model, data, result.metrics)
@@ -101,10 +106,28 @@ def chain(config: Config) -> tuple[Run, Run]:
     return trained, compress(trained, config)
 
 
-def _training_run(config: Config, name: str, id: str | None) -> Run:
+def _training_run(config: Config, name: str, id: str | None, allow_changes: bool) -> Run:
     run = Run.open_or_create(Path(config.run.root), name, id, kind="train", config=config)
-    _refuse_changes(run, config, _FREE_IN_TRAINING)
+    if not allow_changes:
+        _refuse_changes(run, config, _FREE_IN_TRAINING)
     return run
+
+
+def _changes(run: Run, config: Config) -> dict[str, tuple[Any, Any]]:
+    return changed_keys(run.config, config, ignore=_FREE_IN_TRAINING)
+
+
+def _take_over(run: Run, config: Config) -> None:
+    """Let an allowed change become the run's own, and be chosen again what followed from the old value."""
+    changed = _changes(run, config)
+    if not changed:
+        return
+    get_console().warn(f"{run.path} goes on with another config: {describe_changes(changed)}")
+    if changed.keys() & {f"trainer.{key}" for key in ("accumulate", "precision", "channels_last", "num_threads")}:
+        from scaledl.train.settings import FILE
+
+        (run.checkpoints / FILE).unlink(missing_ok=True)
+    run.update(config=config)
 
 
 def _already_complete(run: Run) -> Run:
@@ -118,7 +141,7 @@ def _refuse_changes(run: Run, config: Config, free: Sequence[str]) -> None:
     if changed:
         raise UsageError(
             f"{run.path} was started with another config; changed: {describe_changes(changed)}. "
-            "Give the run another --id, or restore these keys"
+            f"Give the run another --id, or restore these keys{_ALLOW if run.kind == 'train' else ''}"
         )
 
 

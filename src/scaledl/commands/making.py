@@ -27,7 +27,7 @@ def train(args: argparse.Namespace) -> None:
         with joined(config):
             from scaledl import api
 
-            run = api.train(config)
+            run = api.train(config, allow_changes=args.allow_changes)
     except (Preempted, Interrupted) as stop:
         raise type(stop)(f"{stop}{_again(config)}") from stop
     print_json(run_document(run)) if args.json else print_trained(run)

@@ -1,7 +1,7 @@
-"""DeepSpeed ZeRO (Rajbhandari et al. 2020) under Lightning, on GPUs and on CPUs, with state that belongs to no world size.
+"""DeepSpeed ZeRO (Rajbhandari et al. 2020) under Lightning, on GPUs and CPUs; its state belongs to no world size.
 
-Lightning's strategy refuses CPUs and writes DeepSpeed's own files, which are pickles tied to a number of ranks. This one
-gathers full tensors through DeepSpeed's `safe_get_full_*` calls, so that a checkpoint has the form it has without ZeRO.
+Lightning's strategy refuses CPUs and writes DeepSpeed's own files, which are pickles tied to a number of ranks. This
+one gathers whole tensors through DeepSpeed's `safe_get_full_*` calls: a checkpoint has the form it has without ZeRO.
 """
 
 from __future__ import annotations

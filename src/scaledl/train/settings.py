@@ -76,7 +76,7 @@ def halve_micro_batch(settings: Settings, config: Config, run: Run, ranks: Ranks
             f"cannot be cut from data.batch_size {batch}: use a smaller model, more memory or more ranks"
         ) from error
     get_console().warn(
-        f"OUT OF MEMORY: {error}. Going on from there with {accumulate} micro-batches of {batch // accumulate} samples, "
+        f"OUT OF MEMORY: {error}. Going on with {accumulate} micro-batches of {batch // accumulate} samples, "
         f"not {settings.accumulate} of {batch // settings.accumulate}; the batch of an optimizer step stays {batch}"
     )
     if torch.cuda.is_available():

@@ -38,7 +38,8 @@ from pathlib import Path
 environ = os.environ
 if sys.argv[1:3] == ["config", "show"]:
     settings = dict(word.split("=", 1) for word in sys.argv[3:] if "=" in word)
-    print("run:\\n  name: tiny\\n  id: " + settings.get("run.id", "null") + "\\n  root: " + settings.get("run.root", "runs"))
+    print("run:\\n  name: tiny\\n  id: " + settings.get("run.id", "null"))
+    print("  root: " + settings.get("run.root", "runs"))
     print("compress:\\n  stages: " + settings.get("stages", "[prune]") + "\\nexport:")
     sys.exit(int("bad" in sys.argv) * 2)
 came = []

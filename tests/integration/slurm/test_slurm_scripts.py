@@ -267,7 +267,7 @@ def test_a_lost_slurmctld_is_waited_for(start_slurm: StartSlurm, make_stand_in: 
     """Fault 18."""
     project = make_stand_in(start_slurm(Layout()))
     slurm, job = project.slurm, project.submit("c.yaml", PLAN="wait,complete:0", SCALEDL_REQUEUE_SECONDS="120")
-    [call] = project.wait_for_ranks(job)
+    project.wait_for_ranks(job)
     log = Path(slurm.info(job)["StdOut"])
     slurm.kill_slurmctld()
     status = project.status(job)
