@@ -1,5 +1,6 @@
 # make demo    from nothing to a small, verified TorchScript file
 # make test    all tests            make check    lint, format, types
+# make test-exhaustive              the tests of faults with every point of injection, which takes hours
 #
 # PYTHON=python3.12          another interpreter (3.11 to 3.13)
 # VENV=/path/to/venv         another place for the virtual environment
@@ -25,7 +26,7 @@ define MEAN_THIS_CLONE
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test test-exhaustive check format bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -37,6 +38,9 @@ demo: $(DEMO)
 test: $(DEV)
 	$(MEAN_THIS_CLONE)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-exhaustive:
+	@SCALEDL_EXHAUSTIVE=1 $(MAKE) test
 
 check: $(DEV)
 	$(MEAN_THIS_CLONE)
