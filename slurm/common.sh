@@ -167,7 +167,8 @@ requeue() {
         failed=0
         state="$(timeout "$patience" scontrol --oneliner show job "$job" 2>&1)" || failed=$?
         if [ "$failed" -eq 0 ]; then
-            ! [[ "$state" =~ Restarts=([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -le "$restart" ] || return 0 # by somebody else
+            [[ "$state" != *" JobState=PENDING "* ]] || return 0 # somebody else requeued it
+            ! [[ "$state" =~ \ Restarts=([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -le "$restart" ] || return 0
             if [[ "$state" == *JobState=COMPLETING* || "$state" == *JobState=CANCELLED* ]]; then
                 cause="Slurm is ending this job: it was cancelled, or ran out of time"
                 return 1

@@ -180,8 +180,12 @@ class SlurmCluster:
             found = dict(line.split() for line in done.stdout.splitlines())
             return all(found.get(node) in states for node in wanted)  # a star: it does not answer
 
-        logs = ("slurmctld.log", *(f"{node}.log" for node in self.layout.nodes))
-        wait_until(ready, START_SECONDS, lambda: "\n".join(self._tail(log) for log in logs))
+        wait_until(ready, START_SECONDS, self._logs)
+
+    def _logs(self) -> str:
+        """The ends of the daemons' logs."""
+        names = ("slurmctld.log", *(f"{node}.log" for node in self.layout.nodes))
+        return "\n".join(f"{name}: {self._tail(name)}" for name in names)
 
     # Faults
 
@@ -257,8 +261,8 @@ class SlurmCluster:
         and slurmd refuses a job in the second in which it ended one of that id.
         """
         self.wait_for_requeue(job, restart)
-        title = f"slurmstepd: [{self.info(job)['JobId']}.batch]".encode()
-        wait_until(lambda: not self._titled(title), 30, lambda: f"job {job} is still ending")
+        number = self.info(job)["JobId"]
+        wait_until(lambda: not self._titled(f"slurmstepd: [{number}.batch]"), 30, lambda: f"job {job} is still ending")
         self.scontrol("update", f"JobId={job}", "StartTime=now+2")
 
     def wait_for_requeue(self, job: str, restart: int = 1, timeout: float = 60.0) -> None:
@@ -270,11 +274,11 @@ class SlurmCluster:
         )
         self.wait_for(job, "PENDING", timeout=timeout)
 
-    def _titled(self, title: bytes) -> bool:
+    def _titled(self, title: str) -> bool:
         """Whether a process of this cluster calls itself so."""
         for pid in self.processes():
             with suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode()):
                     return True
         return False
 
