@@ -137,7 +137,12 @@ def _come_together(spec: ClusterSpec, config: Config) -> Ranks:
     from scaledl.distributed.rendezvous import open_store
 
     gpus = _visible_gpus(config)
-    check_devices(spec, config, gpus)
+    try:
+        check_devices(spec, config, gpus)
+    except UsageError as error:
+        error.told = spec.rank > 0 and not str(error).startswith("GPUs")  # what the config says is wrong on all ranks
+        current_link().final("refused", str(error))
+        raise
     store = open_store(spec, min(config.trainer.timeout_seconds, RENDEZVOUS_SECONDS))
     if spec.world_size > 1:
         patience = min(config.trainer.timeout_seconds, PREFLIGHT_SECONDS)

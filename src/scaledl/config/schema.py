@@ -344,6 +344,15 @@ def conflicts(config: Config) -> list[Conflict]:
                 f"false with stage {deepspeed.stage}: only stage 3 shards parameters",
             )
         )
+    if config.trainer.strategy == "deepspeed" and deepspeed.stage == 3 and config.trainer.ema_decay is not None:
+        found.append(
+            Conflict(
+                "trainer.ema_decay",
+                "trainer.deepspeed.stage",
+                f"{config.trainer.ema_decay:g}",
+                "null with stage 3, whose parameters are whole in no rank; or stage 1 or 2",
+            )
+        )
     return found
 
 

@@ -16,6 +16,11 @@ def check_devices(spec: ClusterSpec, config: Config, gpus: int) -> None:
     trainer = config.trainer
     if trainer.strategy == "deepspeed":
         require_extra("deepspeed", "deepspeed")
+        if trainer.precision == "bf16" and not gpus:
+            raise UsageError(
+                "trainer.precision: got 'bf16' with trainer.strategy 'deepspeed' on CPUs, where ZeRO trains in fp32; "
+                "allowed there: fp32, auto"
+            )
     if trainer.sync_batchnorm and not gpus and spec.world_size > 1:
         raise UsageError(
             "trainer.sync_batchnorm: got true, but these ranks train on CPUs; allowed there: false; "

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from scaledl.config import Config
 from scaledl.distributed.ranks import Ranks
-from scaledl.errors import UsageError, require_extra
+from scaledl.errors import require_extra
 
 
 class RankEnvironment(LightningEnvironment):
@@ -65,11 +65,6 @@ def build_strategy(config: Config, ranks: Ranks, *, gpu: bool) -> Strategy | str
 
 def _deepspeed(config: Config, ranks: Ranks, *, gpu: bool) -> Strategy:
     require_extra("deepspeed", "deepspeed")
-    if config.trainer.ema_decay is not None and config.trainer.deepspeed.stage == 3:
-        raise UsageError(
-            f"trainer.ema_decay: got {config.trainer.ema_decay} with trainer.deepspeed.stage 3, whose parameters "
-            "are whole in no rank; allowed: null, or stage 1 or 2"
-        )
     from scaledl.distributed.zero import build_zero_strategy
 
     return build_zero_strategy(config, RankEnvironment(ranks), ranks, gpu=gpu)

@@ -55,7 +55,7 @@ def resolve_settings(config: Config, run: Run, data: DataModule, model: Model, r
         world_size=ranks.world_size,
     )
     if config.trainer.strategy == "deepspeed" and not uses_gpu(config):
-        settings = replace(settings, precision=_zero_precision(config))
+        settings = replace(settings, precision="fp32")
     if settings.precision == "auto":
         settings = _measure_precision(config, data, model, settings)
     _keep(settings, run)
@@ -97,15 +97,6 @@ def _num_threads(config: Config, ranks: Ranks) -> int:
         return config.trainer.num_threads
     here = ranks.spec.local_world_size if ranks.spec else 1
     return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // here))
-
-
-def _zero_precision(config: Config) -> str:
-    if config.trainer.precision == "bf16":
-        raise UsageError(
-            "trainer.precision: got 'bf16' with trainer.strategy 'deepspeed' on CPUs, where ZeRO trains in fp32; "
-            "allowed here: fp32, auto"
-        )
-    return "fp32"
 
 
 def _read_settings(path: Path, accumulate: int) -> Settings:
