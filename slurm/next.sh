@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # job and scaledl come from common.sh
 # A chain of jobs: `--then compress` in the arguments of slurm/train.sh.
 
 next=""        # the script that follows

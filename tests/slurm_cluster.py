@@ -189,18 +189,20 @@ class SlurmCluster:
 
     # Faults
 
-    def kill_slurmctld(self) -> None:
-        self._kill("slurmctld")
+    def stop_slurmctld(self) -> None:
+        """It writes down what it knows: after a SIGKILL it may have forgotten the last jobs."""
+        self._kill("slurmctld", signal.SIGTERM)
 
     def kill_slurmd(self, node: str) -> None:
         """Only the daemon: its slurmstepds, and so the ranks, run on."""
-        self._kill(node)
+        self._kill(node, signal.SIGKILL)
 
-    def _kill(self, name: str) -> None:
-        pid = int((self.folder / f"{name}.pid").read_text())
-        os.kill(pid, signal.SIGKILL)
+    def _kill(self, name: str, signum: int) -> None:
+        file = self.folder / f"{name}.pid"
+        pid = int(file.read_text())
+        os.kill(pid, signum)
         wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
-        (self.folder / f"{name}.pid").unlink()
+        file.unlink(missing_ok=True)
 
     # Commands
 

@@ -13,11 +13,26 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["slurm/train.sh", "launch/local.sh", ".ci/run"]
+BATCH_SCRIPTS = ["slurm/train.sh", "slurm/compress.sh"]
 TRAIN_SCRIPTS = ["slurm/train.sh", "launch/local.sh"]
+LAUNCHERS = ["launch/local.sh", "launch/multinode.sh", "launch/deepspeed.sh"]
+SCRIPTS = [*BATCH_SCRIPTS, *LAUNCHERS, ".ci/run"]
+SOURCED = ["slurm/common.sh", "slurm/next.sh", "launch/common.sh"]
 SHOW = '#!/bin/sh\necho "{name}"\nfor argument in "$@"; do echo "<$argument>"; done\n'
 # srun prints its own line, then becomes the command, as the real one does.
-SRUN = '#!/bin/sh\necho "srun $PWD cpus=$SRUN_CPUS_PER_TASK"\nexec "$@"\n'
+SRUN = """#!/bin/sh
+echo "srun $PWD cpus=$SRUN_CPUS_PER_TASK"
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@"
+"""
+# An interpreter that is asked to run launchers goes straight to the command at the end.
+PYTHON = '#!/bin/sh\nwhile [ "$1" != scaledl ]; do shift; done\nexec "$@"\n'
+SCONTROL = """#!/bin/sh
+echo "$*" >>"$HOME/scontrol.log"
+[ "$2" = show ] && echo "JobId=7 JobState=RUNNING Restarts=0" && exit
+[ "$(grep -c requeue "$HOME/scontrol.log")" -gt "${FAILURES:-0}" ] || { echo "Socket timed out" >&2; exit 1; }
+"""
+JOB = {"SLURM_JOB_ID": "7"}
 
 
 def executable(path: Path, text: str) -> None:
@@ -28,31 +43,33 @@ def executable(path: Path, text: str) -> None:
 
 def make_venv(path: Path, name: str) -> None:
     executable(path / "bin/scaledl", SHOW.format(name=name))
+    executable(path / "bin/python", PYTHON)
     executable(path / "bin/activate", f'PATH="{path}/bin:$PATH"\n')
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project folder with a space in its name, with both scripts and an environment."""
+    """A project folder with a space in its name, with all scripts and an environment; beside it Slurm's commands."""
     folder = tmp_path / "my project"
-    for script in TRAIN_SCRIPTS:
-        (folder / script).parent.mkdir(parents=True)
-        shutil.copy(ROOT / script, folder / script)
+    for part in ["slurm", "launch"]:
+        shutil.copytree(ROOT / part, folder / part)
     make_venv(folder / ".venv", "project venv")
     executable(tmp_path / "bin/srun", SRUN)
+    executable(tmp_path / "bin/scontrol", SCONTROL)
+    executable(tmp_path / "bin/sleep", "#!/bin/sh\n")
     return folder
 
 
 def run(script: Path, *arguments: str, path: Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": f"{path}:/usr/bin:/bin", "HOME": str(cwd)} | env
+    env = {"PATH": f"{path}:/usr/bin:/bin", "HOME": str(cwd), **JOB} | env
     return subprocess.run(["bash", str(script), *arguments], env=env, cwd=cwd, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, *SOURCED])
 def test_script_parses_and_is_executable(script: str) -> None:
     result = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
-    assert os.access(ROOT / script, os.X_OK)
+    assert os.access(ROOT / script, os.X_OK) == (script in SCRIPTS)
 
 
 @pytest.mark.parametrize("script", TRAIN_SCRIPTS)
@@ -64,10 +81,13 @@ def test_no_argument_prints_usage_and_exits_2(script: str, project: Path, tmp_pa
     assert script in result.stderr
 
 
-def test_slurm_script_copied_away_finds_the_project_it_was_submitted_from(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", BATCH_SCRIPTS)
+def test_slurm_script_copied_away_finds_the_project_it_was_submitted_from(
+    script: str, project: Path, tmp_path: Path
+) -> None:
     spool = tmp_path / "spool/slurm_script"
     spool.parent.mkdir()
-    shutil.copy(project / "slurm/train.sh", spool)
+    shutil.copy(project / script, spool)
     result = run(
         spool,
         "configs/a b.yaml",
@@ -81,10 +101,32 @@ def test_slurm_script_copied_away_finds_the_project_it_was_submitted_from(projec
     assert result.stdout.splitlines() == [
         f"srun {project} cpus=3",
         "project venv",
-        "<train>",
+        f"<{Path(script).stem}>",
         "<configs/a b.yaml>",
         "<run.name=x y>",
     ]
+
+
+@pytest.mark.parametrize("script", BATCH_SCRIPTS)
+def test_slurm_script_outside_a_job_says_how_to_start_it(script: str, project: Path, tmp_path: Path) -> None:
+    result = run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path, SLURM_JOB_ID="")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "sbatch" in result.stderr
+    assert "launch/local.sh" in result.stderr
+
+
+def test_slurm_script_without_srun_says_so(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin/srun").unlink()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ["bash", "dirname", "timeout"]:
+        (programs / name).symlink_to(Path(shutil.which(name) or name).resolve())
+    env = {"PATH": str(programs), **JOB}
+    result = subprocess.run(
+        [programs / "bash", project / "slurm/train.sh", "c.yaml"], env=env, cwd=project, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "srun was not found" in result.stderr
 
 
 def test_local_script_keeps_the_working_directory_and_the_arguments(project: Path, tmp_path: Path) -> None:
@@ -113,14 +155,51 @@ def test_scaledl_on_the_path_serves_when_there_is_no_environment(script: str, pr
     without = run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path)
     assert without.returncode == 2
     assert "SCALEDL_VENV" in without.stderr
-    executable(tmp_path / "bin/scaledl", SHOW.format(name="on the path"))
+    make_venv(tmp_path, "on the path")
     assert "on the path" in run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize("script", TRAIN_SCRIPTS)
 def test_exit_code_of_the_run_comes_through(script: str, project: Path, tmp_path: Path) -> None:
+    for code in (2, 75):
+        executable(project / ".venv/bin/scaledl", f"#!/bin/sh\nexit {code}\n")
+        assert run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path).returncode == code
+
+
+def requeue(project: Path, **env: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """A job whose rank was stopped after it saved; what was asked of scontrol."""
     executable(project / ".venv/bin/scaledl", "#!/bin/sh\nexit 75\n")
-    assert run(project / script, "c.yaml", path=tmp_path / "bin", cwd=tmp_path).returncode == 75
+    result = run(project / "slurm/train.sh", "c.yaml", path=project.parent / "bin", cwd=project.parent, **env)
+    log = project.parent / "scontrol.log"
+    return result, [line for line in log.read_text().splitlines() if line.startswith("requeue")]
+
+
+def test_slurm_script_asks_again_when_the_requeue_fails(project: Path) -> None:
+    result, asked = requeue(project, FAILURES="2")
+    assert (result.returncode, asked) == (75, ["requeue 7"] * 3)
+    assert result.stderr.count("trying again") == 2
+    assert "requeued: restart 1 of job 7" in result.stderr
+
+
+def test_slurm_script_gives_up_at_its_deadline_and_says_how_to_go_on(project: Path) -> None:
+    result, asked = requeue(project, FAILURES="99", SCALEDL_REQUEUE_SECONDS="2")
+    assert (result.returncode, asked) == (75, ["requeue 7"])
+    assert "not requeued: scontrol said: Socket timed out" in result.stderr
+    assert "run.id=7" in result.stderr
+
+
+def test_slurm_script_requeues_its_own_element_of_an_array(project: Path) -> None:
+    _, asked = requeue(project, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
+    assert asked == ["requeue 7_3"]
+
+
+def test_slurm_script_does_not_believe_files_of_an_earlier_attempt(project: Path) -> None:
+    """An orphan on a lost node may still write one."""
+    folder = project / "runs/.slurm/7"
+    folder.mkdir(parents=True)
+    (folder / "rank-00001.status").write_text("launch=slurm-7.0-r0\nstatus=refused\nrank=1\nexit=2\n")
+    result, asked = requeue(project, SLURM_RESTART_COUNT="1")
+    assert (result.returncode, asked) == (75, ["requeue 7"])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,9 +48,7 @@ class Batch:
             get_console().warn(warning)
 
     def script(self) -> str:
-        return render(
-            logic("train"), self.arguments, self._options.directives(), made_by=self.made_by, notes=self.notes
-        )
+        return self._render("train", self.arguments, self._options, self.notes)
 
     def script_after(self, job: str) -> str:
         """The next job's, for the run that the job `job` makes. On one node: what it does is no matter of ranks."""
@@ -58,7 +57,17 @@ class Batch:
         config = self.config
         run = f"{config.run.root}/{config.run.name or f'{config.model.family}-{config.data.source}'}"
         arguments = [f"{run}/{config.run.id or job}", *_recipe(config)]
-        return render(logic(self.then), arguments, options.directives(), made_by=self.made_by)
+        return self._render(self.then, arguments, options)
+
+    def _render(self, name: str, arguments: Sequence[str], options: SlurmOptions, notes: Sequence[str] = ()) -> str:
+        return render(
+            logic(name),
+            arguments,
+            options.directives(),
+            made_by=self.made_by,
+            notes=notes,
+            variables=_environment_of(Path(sys.prefix)),
+        )
 
     def submit(self) -> list[str]:
         """The ids of the jobs, in the order in which they run."""
@@ -71,6 +80,12 @@ class Batch:
     @property
     def _options(self) -> SlurmOptions:
         return replace(self.options, name=self.options.name or self.config.run.name or "scaledl")
+
+
+def _environment_of(prefix: Path) -> dict[str, str]:
+    """The environment that this command runs in, for the job."""
+    is_one = (prefix / "bin/scaledl").exists() and (prefix / "bin/activate").exists()
+    return {"SCALEDL_VENV": str(prefix)} if is_one else {}
 
 
 def _recipe(config: Config) -> list[str]:

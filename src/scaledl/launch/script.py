@@ -28,7 +28,13 @@ def _read(file: str) -> str:
 
 
 def render(
-    logic: str, arguments: Sequence[str], directives: Mapping[str, str], *, made_by: str, notes: Sequence[str] = ()
+    logic: str,
+    arguments: Sequence[str],
+    directives: Mapping[str, str],
+    *,
+    made_by: str,
+    notes: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> str:
     """A batch script for sbatch's standard input.
 
@@ -38,13 +44,20 @@ def render(
         directives: options of sbatch by long name; they win over the script's own.
         made_by: the command that asked for it.
         notes: lines of comment.
+        variables: of the environment, where it does not have them.
     """
     own, body = _split(logic)
     options = {**own, **directives}
     lines = ["#!/usr/bin/env bash", f"# Made by: {_comment(made_by)}"]
     lines += [f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}" for name, value in options.items()]
     lines += ["#", *(f"# {_comment(note)}" for note in notes)] if notes else []
-    return "\n".join([*lines, "", f"set -- {shlex.join(arguments)}", "", *body]) + "\n"
+    settings = [f'export {name}="${{{name}:-{_quoted(value)}}}"' for name, value in (variables or {}).items()]
+    return "\n".join([*lines, "", *settings, f"set -- {shlex.join(arguments)}", "", *body]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Within double quotes."""
+    return re.sub(r'([\\"$`}])', r"\\\1", text)
 
 
 def own_directives(logic: str) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Measured:
     """One rank on this machine, in bytes and seconds.
 
     `process_bytes`: all imports, before any data. `data_bytes`: what loading the data adds for good. `host_peaks`,
-    `gpu_peaks`: by phase, in the order load, start, train, validate, save, finish; the latter empty without a GPU.
+    `gpu_peaks`: by phase, in the order load, start, train, validate, save, finish, exit; the latter where there is one.
     `seconds`: start (to the first step), step (median), validate (the whole split), finish (the test split).
     `largest_bytes`: of one parameter.
     """
@@ -117,24 +117,37 @@ def _rank_config(config: Config, trial: Trial, folder: Path) -> Config:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    result = folder / "result.json"
+    result, errors = folder / "result.json", folder / "stderr"
     command = [sys.executable, "-P", "-m", "scaledl.plan._rank", str(folder / "request.json"), str(result)]
-    done = subprocess.run(
-        command,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        preexec_fn=dying_with(os.getpid()),
-    )
-    if done.returncode or not result.exists():
-        raise ScaledlError(f"the trial of one rank {_ending(done.returncode, done.stderr)}")
+    code, exit_peak = _waited(command, errors)
+    if code or not result.exists():
+        raise ScaledlError(f"the trial of one rank {_ending(code, errors.read_text(errors='replace'))}")
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     if "error" in found:
         raise (UsageError if found["exit_code"] == 2 else ScaledlError)(found["error"])
+    found["host_peaks"]["exit"] = exit_peak
     return found
+
+
+def _waited(command: list[str], errors: Path) -> tuple[int, int]:
+    """Exit code, and the peak of resident memory after the last phase: torch's libraries grow while they unload."""
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            command,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            preexec_fn=dying_with(os.getpid()),
+        )
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss * 1024
 
 
 def _environment() -> dict[str, str]:

@@ -35,8 +35,8 @@ def origins(plan: Plan, config: Config) -> list[str]:
         f"measured on this machine ({where}, {measured.precision}{on_threads}): steps, validation, final evaluation, "
         "and the memory that they, the data and the process take, with each rank's share of the batch",
         "computed: model, gradients and optimizer from their sizes, and what ZeRO shards of them; other (activations, "
-        "workspace, buffers) as the rest of what was measured; the time to exchange gradients as bytes / bandwidth, as "
-        "if nothing overlapped",
+        "workspace, buffers) as the rest of what was measured; the time to exchange gradients as bytes / bandwidth, "
+        "as if nothing overlapped",
     ]
     known = {(found.value, found.source) for estimate in plan.estimates if (found := estimate.bandwidth)}
     lines += [f"bandwidth {value / 1e9:.2f} GB/s, {source}" for value, source in sorted(known)]

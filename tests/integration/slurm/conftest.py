@@ -25,7 +25,7 @@ trainer: {epochs: 2, num_threads: 1, precision: fp32, timeout_seconds: 30}
 compress: {stages: [{method: prune, epochs: 1}]}
 """
 
-# Plays one rank of scaledl. $PLAN has an entry for each attempt, the last one stands for all that follow:
+# Plays one rank of scaledl. `train`: $PLAN has an entry for each attempt, the last one stands for all that follow:
 #   wait            until a stop signal, then save ten steps further and leave with 75
 #   STATUS:CODE     leave the status file so and exit
 #   exit:CODE       no status file
@@ -52,7 +52,7 @@ record = {{"argv": sys.argv[1:], "env": dict(environ), "affinity": sorted(os.sch
 Path("calls").mkdir(exist_ok=True)
 call = environ["SLURM_JOB_ID"] + "-" + str(restart) + "-" + str(rank) + ".json"
 Path("calls", call + "~").write_text(json.dumps(record))
-plan = environ.get("PLAN", "complete:0").split(",")
+plan = (environ.get("PLAN", "complete:0") if sys.argv[1] == "train" else "complete:0").split(",")
 kind, _, code = plan[min(restart, len(plan) - 1)].partition(":")
 launch = "slurm-" + environ["SLURM_JOB_ID"] + "." + environ["SLURM_STEP_ID"] + "-r" + str(restart)
 

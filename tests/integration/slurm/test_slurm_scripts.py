@@ -263,13 +263,14 @@ def test_scontrol_missing_or_hanging_is_named(fault: str, stand_in: Project) -> 
     )
 
 
+@pytest.mark.skipif(os.environ.get("SCALEDL_EXHAUSTIVE") != "1", reason="90 s: SCALEDL_EXHAUSTIVE=1 runs it")
 def test_a_lost_slurmctld_is_waited_for(start_slurm: StartSlurm, make_stand_in: MakeProject) -> None:
     """Fault 18."""
     project = make_stand_in(start_slurm(Layout()))
     slurm, job = project.slurm, project.submit("c.yaml", PLAN="wait,complete:0", SCALEDL_REQUEUE_SECONDS="120")
     project.wait_for_ranks(job)
     log = Path(slurm.info(job)["StdOut"])
-    slurm.kill_slurmctld()
+    slurm.stop_slurmctld()
     status = project.status(job)
     assert status is not None
     os.kill(status.pid, signal.SIGUSR1)

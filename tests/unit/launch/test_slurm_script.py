@@ -31,7 +31,14 @@ def test_script_is_the_golden_one(name: str) -> None:
     overrides, options, notes = CASES[name]
     arguments = ["configs/resnet.yaml", *overrides]
     made_by = "scaledl launch slurm configs/resnet.yaml"
-    script = render((GOLDEN / "logic.sh").read_text(), arguments, options.directives(), made_by=made_by, notes=notes)
+    script = render(
+        (GOLDEN / "logic.sh").read_text(),
+        arguments,
+        options.directives(),
+        made_by=made_by,
+        notes=notes,
+        variables={"SCALEDL_VENV": "/opt/venv"} if notes else None,
+    )
     path = GOLDEN / f"{name}.sh"
     if os.environ.get("SCALEDL_GOLDEN") == "1":
         path.write_text(script)
@@ -53,8 +60,10 @@ def test_the_logic_is_the_file_in_slurm_and_the_script_parses(name: str) -> None
 
 def test_arguments_reach_the_logic_as_they_were_given() -> None:
     arguments = ["a b.yaml", "run.name=x'y", 'k="$(touch x)"', "line\n#SBATCH --wrap=no", "-x", "*"]
-    text = "#!/bin/bash\n#SBATCH --nodes=1\nprintf '%s\\0' \"$@\"\n"
-    script = render(text, arguments, {"nodes": "2"}, made_by="a command\nof two lines")
+    text = '#!/bin/bash\n#SBATCH --nodes=1\nprintf \'%s\\0\' "$ODD" "$@"\n'
+    odd = 'a b}"$HOME`id`\\'
+    arguments = [odd, *arguments]
+    script = render(text, arguments[1:], {"nodes": "2"}, made_by="a command\nof two lines", variables={"ODD": odd})
     done = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True)
     assert done.stdout.split("\0")[:-1] == arguments
     directives = [line for line in script.partition("\nset -- ")[0].splitlines() if line.startswith("#SBATCH")]

@@ -14,6 +14,7 @@
 # Estimated by `scaledl plan`: 12 GB of GPU memory a rank
 # a note of two lines
 
+export SCALEDL_VENV="${SCALEDL_VENV:-/opt/venv}"
 set -- configs/resnet.yaml optimizer.lr=0.1 'run.name=it'"'"'s $HOME'
 
 # One training:  sbatch slurm/train.sh CONFIG.yaml [key=value ...]
