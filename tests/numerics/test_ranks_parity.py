@@ -104,6 +104,25 @@ def test_each_rank_keeps_its_share_only(
         assert found["shard_bytes"] == pytest.approx(bytes_of_all / 2 if stage == 3 else 0, rel=0.1)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_trains_convolutions_and_takes_over_from_ddp(
+    stage: int, together: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Which one process and DDP keep as channels_last. BatchNorm sees other batches on two ranks: losses differ."""
+    config = {"model": {"family": "resnet", "depth": 8, "width": 4}, "trainer.epochs": 2}
+    stop = {"rank": 0, "step": 4, "signal": "SIGUSR1"}
+    first = together(tmp_path, 1, config=config, stop=stop)
+    assert first.code == 75, first.error
+    second = together(tmp_path, 2, config={**config, **ZERO[stage]}, inspect=True)
+    assert second.code == 0, second.error
+    assert {found["stage"] for found in second.inspected()} == {stage}
+    assert len(second.losses) == 2 * STEPS
+    third = together(tmp_path / "zero", 2, config={**config, **ZERO[stage]}, stop=stop)
+    assert third.code == 75, third.error
+    fourth = together(tmp_path / "zero", 2, config=config)
+    assert fourth.code == 0, fourth.error
+
+
 Layout = tuple[int, dict[str, Any]]
 DDP_1: Layout = (1, {})
 DDP_2: Layout = (2, {})

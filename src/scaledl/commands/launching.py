@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 from scaledl.commands.arguments import positive_ints, split_arguments
 from scaledl.commands.output import command, print_json
@@ -27,10 +28,13 @@ def plan(args: argparse.Namespace) -> None:
     config = load_config(path, overrides)
     bandwidth = _bandwidth(args.bandwidth)
     gpu, num_gpus = _gpus(config)
-    layouts = _layouts(args, config, num_gpus)
+    own = layout.config_layout(config, num_gpus=num_gpus)
+    asked = _asked(args, config, own)
+    layouts = asked or [own, *_near(config, own)]
     if any(found.stage for found in layouts):
         require_extra("deepspeed", "deepspeed")
-    found = plan_layouts(config, layouts, gpu=gpu, given_bandwidth=bandwidth, announce=_announce)
+    forgive = None if asked else _leave_out
+    found = plan_layouts(config, layouts, gpu=gpu, given_bandwidth=bandwidth, announce=_announce, forgive=forgive)
     if args.json:
         return print_json(table.to_json(found, config))
     console = get_console()
@@ -121,6 +125,10 @@ def _announce(trial: Trial) -> None:
     get_console().info(f"measuring a rank: {trial} ...")
 
 
+def _leave_out(trial: Trial, error: ScaledlError) -> None:
+    get_console().warn(f"left out: {trial}: {error}")
+
+
 def _gpus(config: Config) -> tuple[bool, int]:
     """Whether ranks train on GPUs here, and how many there are."""
     if config.trainer.accelerator == "cpu":
@@ -130,11 +138,10 @@ def _gpus(config: Config) -> tuple[bool, int]:
     return torch.cuda.is_available(), torch.cuda.device_count()
 
 
-def _layouts(args: argparse.Namespace, config: Config, num_gpus: int) -> list[Layout]:
-    """Those asked for; else the config's and what is near it."""
-    own = layout.config_layout(config, num_gpus=num_gpus)
+def _asked(args: argparse.Namespace, config: Config, own: Layout) -> list[Layout]:
+    """The layouts that the flags name; what they leave open is the config's. None without flags."""
     if not (args.nodes or args.devices or args.strategy or args.stage):
-        return [own, *_possible(config, layout.neighbours(own))]
+        return []
     nodes = positive_ints("--nodes", args.nodes.split(",")) if args.nodes else [own.num_nodes]
     devices = positive_ints("--devices", args.devices.split(",")) if args.devices else [own.devices]
     return [
@@ -147,14 +154,11 @@ def _layouts(args: argparse.Namespace, config: Config, num_gpus: int) -> list[La
     ]
 
 
-def _possible(config: Config, layouts: list[Layout]) -> list[Layout]:
-    """Neighbours nobody asked for are left out where the config does not allow them."""
+def _near(config: Config, own: Layout) -> list[Layout]:
+    """Neighbours nobody asked for: only those that the config and this environment allow."""
     samples = config.data.batch_size // config.trainer.accumulate
-    return [
-        found
-        for found in layouts
-        if found.world_size <= samples and not (found.stage == 3 and config.trainer.ema_decay is not None)
-    ]
+    most = 0 if find_spec("deepspeed") is None else 2 if config.trainer.ema_decay is not None else 3
+    return [found for found in layout.neighbours(own) if found.world_size <= samples and found.stage <= most]
 
 
 def _stages(args: argparse.Namespace, config: Config, own: Layout) -> list[int]:

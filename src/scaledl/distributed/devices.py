@@ -16,6 +16,11 @@ def check_devices(spec: ClusterSpec, config: Config, gpus: int) -> None:
     trainer = config.trainer
     if trainer.strategy == "deepspeed":
         require_extra("deepspeed", "deepspeed")
+        if trainer.channels_last is True:
+            raise UsageError(
+                "trainer.channels_last: got true with trainer.strategy 'deepspeed', which cannot send parameters in "
+                "that layout; allowed with it: auto, false"
+            )
         if trainer.precision == "bf16" and not gpus:
             raise UsageError(
                 "trainer.precision: got 'bf16' with trainer.strategy 'deepspeed' on CPUs, where ZeRO trains in fp32; "

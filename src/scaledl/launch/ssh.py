@@ -21,7 +21,10 @@ LOCAL = "localhost"  # needs no ssh
 _ANSWER_SECONDS = 60.0
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15", "-T")
 # What a rank's behaviour depends on and ssh does not bring along.
-_CARRIED = ("SCALEDL_", "NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "DS_", "OMP_", "MKL_", "CUDA_", "HF_")
+_CARRIED = (
+    *("SCALEDL_", "NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "DS_", "OMP_", "MKL_", "CUDA_", "HF_"),
+    *("PYTHONPATH", "LD_LIBRARY_PATH"),
+)
 
 
 def remote_command(command: Sequence[str], environ: Mapping[str, str], folder: Path, python: str) -> str:
@@ -30,7 +33,10 @@ def remote_command(command: Sequence[str], environ: Mapping[str, str], folder: P
     settings = [f"{name}={value}" for name, value in sorted(carried.items())]
     words = [python, "-P", "-m", "scaledl.launch.supervise", "--connection", "--", *command]
     binaries = shlex.quote(str(Path(python).parent))
-    return f'cd {shlex.quote(str(folder))} && PATH={binaries}:"$PATH" exec env {shlex.join([*settings, *words])}'
+    command_line = (
+        f'cd {shlex.quote(str(folder))} && PATH={binaries}:"$PATH" exec env {shlex.join([*settings, *words])}'
+    )
+    return f"exec sh -c {shlex.quote(command_line)}"  # whatever the login shell is
 
 
 def shell_of(host: Host, command: str) -> list[str]:

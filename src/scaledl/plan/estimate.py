@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scaledl.config import Config
+from scaledl.errors import ScaledlError
 from scaledl.plan.bandwidth import Bandwidth, bandwidth
 from scaledl.plan.layout import Layout, micro_batch
 from scaledl.plan.measure import Measured, Trial, measure, trial_of
@@ -13,6 +14,7 @@ from scaledl.plan.memory import Memory, memory
 from scaledl.plan.walltime import WallTime, wall_time
 
 Announce = Callable[[Trial], None]
+Forgive = Callable[[Trial, ScaledlError], None]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def plan(
     gpu: bool,
     given_bandwidth: float | None = None,
     announce: Announce = lambda trial: None,
+    forgive: Forgive | None = None,
 ) -> Plan:
     """Estimates for the layouts, in their order.
 
@@ -49,6 +52,7 @@ def plan(
         gpu: whether a rank trains on a GPU of this machine.
         given_bandwidth: bytes a second between ranks, instead of what is measured or assumed.
         announce: called before each trial, which takes seconds.
+        forgive: called with what went wrong in a trial, whose layouts are then left out; never for the first layout.
 
     Raises:
         UsageError: a layout that leaves ranks without samples, a config that cannot train here.
@@ -57,10 +61,14 @@ def plan(
     trials: dict[Trial, Measured] = {}
     for trial in dict.fromkeys(trial_of(config, layout, gpu=gpu) for layout in layouts):
         announce(trial)
-        trials[trial] = measure(config, trial)
-    estimates = [
-        _estimate(config, layout, trials[trial_of(config, layout, gpu=gpu)], given_bandwidth) for layout in layouts
-    ]
+        try:
+            trials[trial] = measure(config, trial)
+        except ScaledlError as error:
+            if forgive is None or not trials:
+                raise
+            forgive(trial, error)
+    known = [(layout, trials.get(trial_of(config, layout, gpu=gpu))) for layout in layouts]
+    estimates = [_estimate(config, layout, found, given_bandwidth) for layout, found in known if found is not None]
     return Plan(trials[trial_of(config, layouts[0], gpu=gpu)], estimates)
 
 

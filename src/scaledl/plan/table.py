@@ -40,6 +40,8 @@ def origins(plan: Plan, config: Config) -> list[str]:
     ]
     known = {(found.value, found.source) for estimate in plan.estimates if (found := estimate.bandwidth)}
     lines += [f"bandwidth {value / 1e9:.2f} GB/s, {source}" for value, source in sorted(known)]
+    if config.data.num_workers:
+        lines.append(f"not counted: what the {config.data.num_workers} data worker(s) of a rank take beside it")
     limit = " at most (early stopping)" if config.trainer.early_stopping_patience else ""
     return [*lines, f"{plan.estimates[0].time.steps:,} optimizer steps{limit}"]
 

@@ -208,6 +208,8 @@ def _announce(run: Run, config: Config) -> None:
 def _build_task(fitting: Fitting) -> Task:
     config, settings, data = fitting.config, fitting.settings, fitting.data
     module = prepare_module(_own(fitting), settings).train()
+    if config.trainer.strategy == "deepspeed":
+        module.to(memory_format=torch.contiguous_format)  # it may have come as channels_last
     task: Task = TASKS.resolve(config.task.name)(module, config.task)
     steps_per_epoch = math.ceil(len(data.train) / config.data.batch_size)
     task.channels_last = settings.channels_last

@@ -38,6 +38,12 @@ FILE = "settings.json"
 
 
 def resolve_settings(config: Config, run: Run, data: DataModule, model: Model, ranks: Ranks) -> Settings:
+    """What this attempt trains with. DeepSpeed cannot broadcast parameters that lie in memory as channels_last."""
+    settings = _settings_of_run(config, run, data, model, ranks)
+    return replace(settings, channels_last=False) if config.trainer.strategy == "deepspeed" else settings
+
+
+def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, ranks: Ranks) -> Settings:
     """On another number of ranks the threads of each are chosen again; all else stays as it was."""
     path = run.checkpoints / FILE
     if path.exists():

@@ -67,4 +67,4 @@ def test_words_environment_and_folder_come_through_two_shells(tmp_path: Path) ->
     first, second, third = done.stdout.splitlines()
     assert (first, second.strip()) == (str(folder), "1 2")
     assert third.endswith("".join(f"<{word}>" for word in ["--connection", "--", *words]))
-    assert shlex.split(command)[0] == "cd"
+    assert shlex.split(command)[:3] == ["exec", "sh", "-c"]
