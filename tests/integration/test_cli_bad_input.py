@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import run_command
 
 from scaledl.run import find_run
 
@@ -242,3 +243,18 @@ def test_ctrl_c_a_second_process_and_kill(empty: Path, call: Call) -> None:
     assert f"resuming runs/tiny/{run.name}" in out
     assert "killed" in call(empty, "runs").out
     refused(call(empty, "compress", run.name, "--method", "ptq"), "killed")
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("trainer.sync_batchnorm=true", "trainer.sync_batchnorm: got true, but these ranks train on CPUs"),
+        ("data.batch_size=1", "data.batch_size: got 1 for 2 ranks; allowed: at least 2"),
+    ],
+)
+def test_what_two_ranks_cannot_do_is_said_once_and_leaves_no_run(empty: Path, override: str, text: str) -> None:
+    done = run_command(empty, "train", "tiny.yaml", "trainer.devices=2", override)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {text}")
+    assert len(done.err.splitlines()) == 1
+    assert not (empty / "runs").exists()

@@ -172,6 +172,22 @@ def test_one_training_serves_every_recipe(config: Config, monkeypatch: pytest.Mo
     assert ids[0] == ids[1] == ids[2] != ids[3]
 
 
+def test_a_chain_goes_on_on_another_layout(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an id of its own, its id follows from the config: not from how many ranks happen to work on it."""
+    ids = []
+
+    def train(config: Config) -> Run:
+        ids.append(config.run.id)
+        raise ScaledlError("far enough")
+
+    monkeypatch.setattr("scaledl.api.running.train", train)
+    layouts = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.hang_seconds": None, "data.num_workers": 1}
+    for changes in ({}, layouts, {"optimizer.lr": 0.5}):
+        with pytest.raises(ScaledlError, match="far enough"):
+            api.chain(replace(config, {"run.id": None, "compress.stages": STAGES, **changes}))
+    assert ids[0] == ids[1] != ids[2]
+
+
 def test_a_quantized_run_is_evaluated_as_int8(config: Config, trained: Run, tmp_path: Path) -> None:
     run = Run.create(Path(config.run.root), "n", "q", kind="compress", config=replace(config, {"run.id": "q"}))
     run.begin()

@@ -9,21 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from scaledl.api.results import check_data, data_of, keep_result, publish, reported_attempt
-from scaledl.config import Config, changed_keys, describe_changes, replace
+from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, replace
 from scaledl.console import get_console
 from scaledl.distributed.ranks import current_ranks
 from scaledl.errors import UsageError
 from scaledl.run import Parent, Run, default_id
 
-# What may differ when a run goes on: it changes neither the weights nor the order of samples.
-_FREE = (
-    *("run.name", "run.id", "run.root", "data.root", "data.download"),
-    *("trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps"),
-    *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed.", "data.num_workers"),
-    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
-)
 _ALLOW = "; --allow-changes goes on with them"
-_FREE_IN_TRAINING = (*_FREE, "compress.", "export.")
+_FREE_IN_TRAINING = (*FREE_KEYS, "compress.", "export.")
 
 
 def train(config: Config, *, allow_changes: bool = False) -> Run:
@@ -162,7 +155,7 @@ def _compressed_before(config: Config, parent: Parent) -> Run | None:
     run = Run.open(path)
     if run.kind != "compress":
         raise UsageError(f"run {run.label} exists and is a {run.kind} run, not a compress run; take another --id")
-    _refuse_changes(run, config, _FREE)
+    _refuse_changes(run, config, FREE_KEYS)
     if parent.sha256 not in [known.sha256 for known in run.manifest.parents]:
         raise UsageError(f"{run.path} was made from another model than {parent.path}; take another --id")
     return run
@@ -182,7 +175,12 @@ def _training_digest(config: Config) -> str:
 
 
 def _digest(config: Config, *more: str) -> str:
-    """Of what decides the result: not of names and folders."""
-    free: dict[str, Any] = {"run": {"id", "name", "root"}, "data": {"root", "download"}}
+    """Of what decides the result: not of names, folders and the layout of ranks, so that another layout goes on."""
+    layout = {"strategy", "devices", "num_nodes", "deepspeed", "timeout_seconds", "hang_seconds", "max_nonfinite_steps"}
+    free: dict[str, Any] = {
+        "run": {"id", "name", "root"},
+        "data": {"root", "download", "num_workers"},
+        "trainer": layout,
+    }
     content = json.dumps([config.model_dump(mode="json", exclude=free), *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]

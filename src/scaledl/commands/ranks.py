@@ -44,7 +44,11 @@ def joined(config: Config) -> Iterator[None]:
         _check_alone(spec, config)
         yield
         return
-    ranks = _come_together(spec, config)
+    try:
+        ranks = _come_together(spec, config)
+    except ScaledlError as error:
+        _last_word(error)
+        raise
     if not ranks.is_main:
         raise SystemExit(_follow(ranks))
     yield from _lead(ranks)
@@ -132,20 +136,17 @@ def _visible_gpus(config: Config) -> int:
 def _come_together(spec: ClusterSpec, config: Config) -> Ranks:
     import torch
 
-    from scaledl.distributed.preflight import agree, check_devices, report_of
+    from scaledl.distributed.preflight import agree, agree_on_devices, check_devices, report_of
     from scaledl.distributed.ranks import join
     from scaledl.distributed.rendezvous import open_store
 
     gpus = _visible_gpus(config)
-    try:
+    if spec.world_size == 1:
         check_devices(spec, config, gpus)
-    except UsageError as error:
-        error.told = spec.rank > 0 and not str(error).startswith("GPUs")  # what the config says is wrong on all ranks
-        current_link().final("refused", str(error))
-        raise
     store = open_store(spec, min(config.trainer.timeout_seconds, RENDEZVOUS_SECONDS))
     if spec.world_size > 1:
         patience = min(config.trainer.timeout_seconds, PREFLIGHT_SECONDS)
+        agree_on_devices(spec, store, config, gpus, patience)
         os.environ.update(agree(spec, store, report_of(spec, config, gpus), Path(config.run.root), patience))
     device = torch.device("cuda", spec.local_rank) if gpus else None
     if device is not None:

@@ -12,7 +12,7 @@ from scaledl.compress.distill import choose_student
 from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
 from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
 from scaledl.compress.stage import StageContext, stage_key, stage_label
-from scaledl.config import Config, changed_keys, describe_changes, portable
+from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, portable
 from scaledl.config.registry import FORMATS, METHODS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
 from scaledl.console import get_console
@@ -30,13 +30,6 @@ START_ROW = "start"
 EAGER_ROW = "start (eager)"
 ARTIFACT = "exports/model.ts"
 START_ARTIFACT = "exports/start.ts"
-# keys of a config that change nothing about a stage's result
-_FREE = (
-    "run.name", "run.id", "run.root", "data.root", "data.download",
-    "trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps",
-    "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed.", "data.num_workers",
-    "trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ def _refuse_changes(chain: Chain, index: int, stage: Stage) -> None:
     if not path.exists():
         return
     old, new = _settings(Run.open(path).config, index), _settings(chain.config, index)
-    changed = changed_keys(old, new, ignore=_FREE)
+    changed = changed_keys(old, new, ignore=FREE_KEYS)
     if changed:
         raise UsageError(
             f"{path} was made with other settings: {describe_changes(changed)}. "

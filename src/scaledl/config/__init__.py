@@ -1,6 +1,6 @@
 """The config: typed sections, YAML and overrides to a validated value, names to functions. Imports nothing heavy."""
 
-from .compare import changed_keys, describe_changes
+from .compare import FREE_KEYS, changed_keys, describe_changes
 from .errors import ConfigError, Problem
 from .keys import KeyInfo, config_keys, json_schema
 from .load import dump_yaml, load_config, replace
@@ -9,6 +9,7 @@ from .recipe import parse_recipe
 from .schema import CompressConfig, Config
 
 __all__ = [
+    "FREE_KEYS",
     "CompressConfig",
     "Config",
     "ConfigError",

@@ -9,6 +9,14 @@ from .schema import Config
 
 Settings = Config | Mapping[str, Any]
 
+# What may differ when a run goes on: it changes neither the weights nor the order of samples.
+FREE_KEYS = (
+    *("run.name", "run.id", "run.root", "data.root", "data.download", "data.num_workers"),
+    *("trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps"),
+    *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed."),
+    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
+)
+
 
 def changed_keys(old: Settings, new: Settings, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ -> (old, new); None stands for a key that is not there.

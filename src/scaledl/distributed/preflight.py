@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaledl.config import Config
 from scaledl.console import get_console
 from scaledl.distributed.devices import check_devices
 from scaledl.distributed.differences import one_machine, problems, skewed_clocks
@@ -23,7 +24,7 @@ from scaledl.errors import ScaledlError, UsageError
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-__all__ = ["Report", "agree", "check_devices", "report_of"]
+__all__ = ["Report", "agree", "agree_on_devices", "check_devices", "report_of"]
 
 
 def agree(spec: ClusterSpec, store: Store, report: Report, run_root: Path, timeout_seconds: float) -> dict[str, str]:
@@ -54,6 +55,24 @@ def agree(spec: ClusterSpec, store: Store, report: Report, run_root: Path, timeo
         )
     alone = verdict["one_machine"] and os.environ.get(GLOO_INTERFACE) is None and _has_lo()
     return {GLOO_INTERFACE: "lo"} if alone else {}
+
+
+def agree_on_devices(spec: ClusterSpec, store: Store, config: Config, gpus: int, timeout_seconds: float) -> None:
+    """`check_devices` on every rank; what one of them finds is raised on all, and told by rank 0."""
+    problem = None
+    try:
+        check_devices(spec, config, gpus)
+    except UsageError as error:
+        problem = str(error)
+
+    def judge(found: dict[int, Json]) -> Json:
+        if len(found) < spec.world_size:
+            raise ScaledlError(f"{describe_missing(spec, found)} did not answer within {timeout_seconds:g} s")
+        first = next((found[rank] for rank in sorted(found) if found[rank]), None)
+        if first:
+            raise UsageError(first)
+
+    settle(store, "preflight/devices", spec.rank, spec.world_size, problem, judge, timeout_seconds)
 
 
 def _judge(spec: ClusterSpec, found: dict[int, Json], probe: Json, timeout_seconds: float) -> Json:
