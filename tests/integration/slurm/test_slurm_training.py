@@ -79,7 +79,7 @@ def test_stopped_by_the_walltime_signal_the_job_goes_on_as_if_nothing_had_been(r
     real.slurm.wait_for(job, "COMPLETED")
     real.slurm.wait_for(whole, "COMPLETED")
     log = real.slurm.log(job)
-    assert log.count("checkpoint saved at step") + log.count("checkpoint saved after epoch") == 1
+    assert log.count("error: stopped by SIGUSR1; checkpoint saved") == 1, log
     assert "resumed from epoch" in log
     assert "(attempt 2)" in log
     assert log.index("the ranks save and leave") < log.index("resumed from epoch"), "one log for all attempts"
