@@ -23,7 +23,7 @@ from torch import distributed  # noqa: E402
 
 from scaledl.config import Config, replace  # noqa: E402
 from scaledl.distributed.environment import ClusterSpec  # noqa: E402
-from scaledl.distributed.ranks import Ranks, as_current, join  # noqa: E402
+from scaledl.distributed.ranks import Ranks, as_current, current_ranks, join  # noqa: E402
 from scaledl.errors import ScaledlError  # noqa: E402
 from scaledl.tasks.base import Task  # noqa: E402
 from scaledl.tasks.classification import ClassificationTask  # noqa: E402
@@ -36,6 +36,7 @@ BASE = {
 
 
 PLAN: dict[str, Any] = {}
+NEAR: dict[str, Any] = {}  # what ranks of this machine share, while a plan does without
 
 
 def main(rank: int, world_size: int, port: int) -> int:
@@ -63,6 +64,9 @@ def begin(message: dict[str, Any]) -> None:
     stop_flag.clear()
     PLAN.clear()
     PLAN.update(message["plan"], folder=Path(message["folder"]))
+    ranks = current_ranks()
+    near = NEAR.setdefault("near", ranks.near)
+    ranks.near = None if PLAN.get("sockets") else near  # as on several machines
 
 
 def come_together(rank: int, world_size: int, port: int) -> Ranks:
@@ -118,14 +122,14 @@ def watch() -> None:
         if stop and (self.ranks.rank, self.global_step + 1) == (stop["rank"], stop["step"]):
             os.kill(os.getpid(), signal.Signals[stop["signal"]])
 
-    def on_train_end(self: Any) -> None:
+    def on_train_epoch_end(self: Any) -> None:
         if PLAN.get("inspect"):
             found = inspect(self.trainer.strategy, self)
             (PLAN["folder"] / f"inspect-{self.ranks.rank}.json").write_text(json.dumps(found))
 
     ClassificationTask.step = step  # type: ignore[method-assign]
     Task.optimizer_step = optimizer_step  # type: ignore[method-assign]
-    Task.on_train_end = on_train_end  # type: ignore[method-assign]
+    Task.on_train_epoch_end = on_train_epoch_end  # type: ignore[method-assign]
 
 
 def hit(task: Any, fault: dict[str, Any] | None) -> bool:
@@ -143,7 +147,10 @@ def spoil(task: Any, batch: Any, fault: dict[str, Any] | None) -> None:
 
 def inspect(strategy: Any, task: Any) -> dict[str, Any]:
     engine = strategy.model
-    found = {"engine": f"{type(engine).__module__}.{type(engine).__name__}"}
+    found = {
+        "engine": f"{type(engine).__module__}.{type(engine).__name__}",
+        "near": getattr(strategy, "_gradients", None) is not None,
+    }
     zero = getattr(engine, "optimizer", None)
     if zero is None:
         return found

@@ -83,9 +83,24 @@ def test_ranks_train_as_one_process_does(
     assert job.code == 0, job.error
     assert_close(job, one(**same))
     assert_every_sample_once_an_epoch(job.ledger())
-    engines = {found["engine"] for found in job.inspected()}
-    expected = "deepspeed.runtime.engine.DeepSpeedEngine" if strategy else "DistributedDataParallel"
-    assert all(engine.endswith(expected) for engine in engines), engines
+    expected = "deepspeed.runtime.engine.DeepSpeedEngine" if strategy else "ClassificationTask"
+    for found in job.inspected():
+        assert found["engine"].endswith(expected)
+        assert found["near"] == (not strategy), "gradients go through memory"
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("ddp")])
+def test_ranks_that_share_no_memory_train_as_one_process_does(
+    name: str, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    world_size, config = VARIANTS[name]
+    job = together(tmp_path, world_size, config={**SGD, **config}, ledger=True, inspect=True, sockets=True)
+    assert job.code == 0, job.error
+    assert_close(job, one(**SGD, **config))
+    assert_every_sample_once_an_epoch(job.ledger())
+    for found in job.inspected():
+        assert found["engine"].endswith("DistributedDataParallel")
+        assert not found["near"]
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -17,8 +17,10 @@ _PARTS = ("state_dict", "optimizer_states", "callbacks", "loops", "val_metrics")
 _REMEDY = "move it and its .json away to go on from the one before, or start another run with its own run.id"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Load tensors and plain values; anything else (a pickled object) is refused unexecuted.
+
+    `mapped`: tensors stay in the file until they are looked at, and are not to be kept.
 
     Raises:
         UsageError: the file is not such a checkpoint.
@@ -26,7 +28,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the foreign pickle protocol of what is refused anyway
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         # torch's own message recommends weights_only=False, which would execute what is in there
         raise _foreign(path, "it holds pickled objects other than tensors and plain values, or is no pickle") from error

@@ -60,6 +60,8 @@ class Checkpointer(pl.Callback):
         elif trainer.ckpt_path is not None:
             raise LookupError("no random state")
         self._draws = any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in pl_module.modules())
+        if pl_module.averages_gradients and trainer.ckpt_path is None:
+            self.save(trainer, epoch_complete=False)  # DeepSpeed emptied the model that a new try would start from
         self.started = True
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from scaledl.checkpoint.content import check_fit, read_checkpoint
 from scaledl.checkpoint.files import FORMAT_VERSION, CheckpointInfo, newest_verified, prune_old
 from scaledl.console import get_console
+from scaledl.distributed.deferred import gather_all, has_deferred, write_streaming
+from scaledl.distributed.memory import release_free_memory
 from scaledl.errors import ScaledlError
 from scaledl.run import atomic_file, atomic_json, sha256_file
 
@@ -36,9 +39,12 @@ class CheckpointWriter(CheckpointIO):
     save begins with.
     """
 
-    def __init__(self, module: nn.Module, *, keep_last: int, check_token: Callable[[], None]) -> None:
+    def __init__(
+        self, module: nn.Module, *, keep_last: int, check_token: Callable[[], None], mapped: bool = False
+    ) -> None:
         self.module = module
         self.keep_last = keep_last
+        self.mapped = mapped  # what is loaded is taken in shards
         self.check_token = check_token
         self.position: Position | None = None  # of the checkpoint that is saved next
         self._thread: threading.Thread | None = None
@@ -47,9 +53,12 @@ class CheckpointWriter(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         assert self.position is not None
         self.wait()
-        arguments = (snapshot(checkpoint), Path(path), self.position)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="scaledl-checkpoint", daemon=False)
-        self._thread.start()
+        state, path, position = snapshot(checkpoint), Path(path), self.position
+        if has_deferred(state):
+            with self._keeping_errors(path):
+                self._start(path, self._finish, self._stream(state, path), path, position)
+        else:
+            self._start(path, self._write, state, path, position)
 
     def wait(self) -> None:
         """Until the last save is on the disk. Raises ScaledlError when it could not be written."""
@@ -72,30 +81,62 @@ class CheckpointWriter(CheckpointIO):
             get_console().warn(str(error))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint = read_checkpoint(Path(path))
+        checkpoint = read_checkpoint(Path(path), mapped=self.mapped)
         check_fit(Path(path), checkpoint["state_dict"], self.module)
         return checkpoint
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
 
-    def _run(self, checkpoint: dict[str, Any], path: Path, position: Position) -> None:
+    def _start(self, path: Path, target: Callable[..., None], *arguments: Any) -> None:
+        def run() -> None:
+            with self._keeping_errors(path):
+                target(*arguments)
+
+        self._thread = threading.Thread(target=run, name="scaledl-checkpoint", daemon=False)
+        self._thread.start()
+
+    @contextmanager
+    def _keeping_errors(self, path: Path) -> Iterator[None]:
+        """They are raised where the training waits."""
         try:
-            self._write(checkpoint, path, position)
+            yield
         except ScaledlError as error:
             self._error = ScaledlError(f"{error}; {_what_remains(path.parent)}")
-        except BaseException as error:  # raised where the training waits
+        except BaseException as error:
             self._error = error
 
     def _write(self, checkpoint: dict[str, Any], path: Path, position: Position) -> None:
         with atomic_file(path, "checkpoint") as temporary:
             torch.save(checkpoint, temporary)
             self.check_token()  # as late as can be: an orphan must not finish what a newer attempt goes on with
+        del checkpoint
+        self._complete(path, position)
+
+    @staticmethod
+    def _stream(checkpoint: dict[str, Any], path: Path) -> ExitStack:
+        """Written at once, as there is no room for a copy. The file gets its name when what is returned closes."""
+        with ExitStack() as stack:
+            try:
+                temporary = stack.enter_context(atomic_file(path, "checkpoint"))
+            except BaseException:
+                gather_all(checkpoint)  # the other ranks are at it
+                raise
+            write_streaming(checkpoint, temporary)
+            return stack.pop_all()
+
+    def _finish(self, written: ExitStack, path: Path, position: Position) -> None:
+        with written:
+            self.check_token()
+        self._complete(path, position)
+
+    def _complete(self, path: Path, position: Position) -> None:
         info = CheckpointInfo(
             format=FORMAT_VERSION, size=path.stat().st_size, sha256=sha256_file(path), **asdict(position)
         )
         atomic_json(path.with_suffix(".json"), asdict(info), "checkpoint's second file")
         prune_old(path.parent, self.keep_last)
+        release_free_memory()
 
 
 def snapshot(value: Any) -> Any:

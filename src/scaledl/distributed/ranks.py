@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from scaledl.distributed.exchange import has
+from scaledl.distributed.missing import ranks as numbers
 from scaledl.errors import Interrupted, Preempted, ScaledlError
 
 if TYPE_CHECKING:
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaledl.distributed.environment import ClusterSpec
+    from scaledl.distributed.near import Near
 
 Message = dict[str, Any]
 Handlers = Mapping[str, Callable[[Message], None]]
 
 GOODBYE_SECONDS = 5.0
+ALIKE_SECONDS = 2.0  # in which all ranks fail, where they fail in the same way
 _EXIT = "exit"
+
+
+class LostRanks(ScaledlError):
+    """Others are gone. The guardian tells it, unless it learns why they are."""
+
+    told = True
 
 
 class Ranks:
@@ -41,8 +50,11 @@ class Ranks:
         self.timeout_seconds = 600.0
         self._store: Any = None
         self._control: Any = None
+        self.near: Near | None = None  # where all share a machine
         self._calls = 0
-        self.told_by_main = True  # how this rank ended: as rank 0 said, or by an error of its own
+        self._lost: list[int] = []  # ranks that a collective waited for in vain
+        self.told_by_main = True  # how this rank ended: as rank 0 says, or by an error of its own
+        self.failure = ""  # of this rank alone, which rank 0 tells
 
     @property
     def is_main(self) -> bool:
@@ -68,6 +80,22 @@ class Ranks:
 
             distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation), group=self._control)
         return tensor
+
+    def max_of(self, values: list[int]) -> list[int]:
+        """The largest of all ranks, one by one; for a few numbers at every step."""
+        if not self.several:
+            return values
+        if self.near is not None:
+            return self.near.max_(values)
+        import torch
+
+        found: list[int] = self.max_(torch.tensor(values)).tolist()
+        return found
+
+    def check_others(self) -> None:
+        """While others are waited for without a connection: RuntimeError when one failed, or rank 0 says goodbye."""
+        if has(self._store, ["error"]) or (not self.is_main and has(self._store, [f"call/{self._calls + 1}"])):
+            raise RuntimeError("connection closed by peer: another rank has left")
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         """What every rank gave, in the order of ranks, on every rank."""
@@ -116,7 +144,10 @@ class Ranks:
             return
         with suppress(Exception):
             self.call(_EXIT, {"code": code})
-            self._await([f"left/{rank}" for rank in range(1, self.world_size)], GOODBYE_SECONDS)
+            there = [rank for rank in range(1, self.world_size) if rank not in self._lost]
+            # After an error here alone they wait for this rank in a collective, until it is gone.
+            patience = ALIKE_SECONDS if code in (1, 2, 3) else GOODBYE_SECONDS
+            self._await([f"left/{rank}" for rank in there], patience)
         self._leave()
 
     def _leave(self) -> None:
@@ -127,13 +158,30 @@ class Ranks:
         self._store = self._control = None
 
     def blame(self, error: BaseException, patience_seconds: float = 3.0) -> ScaledlError | None:
-        """Rank 0: what another rank reported as its failure, which may have caused `error` here; None if none did."""
+        """Rank 0: what another rank reported as its failure, which may have caused `error` here; or which ranks were
+        lost, where it is a connection that broke. None if it is neither."""
         if not self.several or isinstance(error, ScaledlError):
             return None
         with suppress(Exception):
             if self._await(["error"], patience_seconds):
-                return ScaledlError(self._store.get("error").decode())
-        return None
+                said = json.loads(self._store.get("error"))
+                self._lost = [said["rank"]]
+                return ScaledlError(said["error"])
+        return self._loss(str(error)) if _is_broken_connection(error) else None
+
+    def _loss(self, error: str) -> LostRanks:
+        """Those that can still be heard have told that they, too, wait in vain."""
+        others = range(1, self.world_size)
+        self._lost = [rank for rank in others if not has(self._store, [f"cut off/{rank}"])] or list(others)
+        hosts = dict.fromkeys(self._store.get(f"host/{rank}").decode() for rank in self._lost)
+        who = f"{numbers(self._lost)} on {', '.join(hosts)}"
+        said = error.strip().splitlines()[0].rpartition("] ")[2]
+        if "timed out" in error.lower():
+            return LostRanks(
+                f"{who} did not answer within {self.timeout_seconds:g} s (trainer.timeout_seconds), "
+                f"or the network between does not work: {said}"
+            )
+        return LostRanks(f"the connection to {who} broke: {said}")
 
     def _await(self, keys: Sequence[str], seconds: float) -> bool:
         """Whether all keys appear in time. `Store.wait` would print what it thinks of a timeout."""
@@ -177,19 +225,23 @@ class Ranks:
 
     def _failed(self, error: BaseException) -> int | None:
         """The exit code to leave with; None to hear how rank 0 ends, which failed in the same way."""
-        if isinstance(error, ScaledlError):
-            return None
-        if _is_broken_connection(error):  # somebody else is gone
+        ours, broken = isinstance(error, ScaledlError), _is_broken_connection(error)
+        if ours or broken:
             with suppress(Exception):
-                if self._await([f"call/{self._calls + 1}"], GOODBYE_SECONDS):
+                if broken:  # somebody else is gone
+                    self._store.set(f"cut off/{self.rank}", "")
+                if self._await([f"call/{self._calls + 1}"], ALIKE_SECONDS if ours else GOODBYE_SECONDS):
                     return None
+        if broken:
             return 1
+        self.told_by_main, self.failure = ours, str(error) if ours else f"{type(error).__name__}: {error}"
+        if not ours:
+            traceback.print_exception(error)
+        said = {"rank": self.rank, "error": f"rank {self.rank} on {self.host} failed: {self.failure}"}
         with suppress(Exception):
-            self._store.set("error", f"rank {self.rank} on {self.host} failed: {type(error).__name__}: {error}")
-        self.told_by_main = False
-        traceback.print_exception(error)
+            self._store.set("error", json.dumps(said))
         self._leave()  # the others hear of it at once, in whatever they wait for
-        return 1
+        return error.exit_code if isinstance(error, ScaledlError) else 1
 
 
 def _is_broken_connection(error: BaseException) -> bool:
@@ -225,6 +277,8 @@ def join(spec: ClusterSpec, store: Any, *, backend: str, device: torch.device | 
     from torch import distributed
     from torch._C._distributed_c10d import PrefixStore
 
+    from scaledl.distributed.near import meet_near
+
     timeout = timedelta(seconds=timeout_seconds)
     distributed.init_process_group(
         backend,
@@ -238,5 +292,7 @@ def join(spec: ClusterSpec, store: Any, *, backend: str, device: torch.device | 
     ranks.spec = spec
     ranks.timeout_seconds = timeout_seconds
     ranks._store = PrefixStore("ranks", store)
+    ranks._store.set(f"host/{spec.rank}", spec.host)
     ranks._control = distributed.new_group(backend="gloo", timeout=timeout)
+    ranks.near = meet_near(ranks, ranks.check_others)
     return ranks

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,11 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from scaledl.config import Config
+from scaledl.distributed.deferred import Deferred, gather_all
+from scaledl.distributed.memory import release_free_memory, return_large_blocks
 from scaledl.distributed.ranks import Ranks
+from scaledl.distributed.saved import SavedWeights
+from scaledl.models.blank import empty_like, fill
 
 STEP = "step"  # Adam's counter: one number for a flat group, not a tensor in the shape of a parameter
 
@@ -30,6 +35,7 @@ def build_zero_strategy(config: Config, environment: Any, ranks: Ranks, *, gpu: 
     """The strategy for `trainer.deepspeed`."""
     if not gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        return_large_blocks()
     # DeepSpeed announces every step of its set-up through this logger.
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -66,6 +72,8 @@ def _buckets(stage: int) -> dict[str, Any]:
 class ZeroStrategy(DeepSpeedStrategy):
     """ZeRO 1 to 3. Checkpoints, accumulation and restoring behave as under any other strategy."""
 
+    _saved_weights: SavedWeights | None = None
+
     @property
     @override
     def root_device(self) -> torch.device:
@@ -93,14 +101,55 @@ class ZeroStrategy(DeepSpeedStrategy):
     def init_deepspeed(self) -> None:
         assert isinstance(self.model, nn.Module)
         with _quiet_deepspeed():
+            if self._task.arrives_in_shards:
+                self._shard()
             self._initialize_deepspeed_train(self.model)
+        self._share_weights()
+        if self.zero_stage_3:
+            self._saved_weights = SavedWeights(self._task.model)
+        release_free_memory()
+
+    @override
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        with self._saved_weights.left_out() if self._saved_weights else nullcontext():
+            return super().training_step(*args, **kwargs)
+
+    @property
+    def _task(self) -> Any:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    def _shard(self) -> None:
+        """Cut up one parameter after the other, with rank 0's values: on other ranks they have none before."""
+        import deepspeed
+
+        init = deepspeed.zero.Init(config_dict_or_path=self.config, dtype=torch.float32)
+        module = self._task.model
+        for parameter in list(module.parameters()):
+            if parameter.is_meta:
+                parameter = fill(module, parameter, empty_like(parameter))
+            init._convert_to_zero_parameters([parameter])
+        release_free_memory()
+
+    def _share_weights(self) -> None:
+        """In fp32 the optimizer may step on the weights themselves, of which DeepSpeed has made it a copy."""
+        zero = self.deepspeed_engine.optimizer
+        if hasattr(zero, "fp32_partitioned_groups_flat"):
+            used = zero.fp16_partitioned_groups_flat
+        else:
+            rank = distributed.get_rank()
+            used = [partitions[rank] for partitions in zero.parallel_partitioned_bit16_groups]
+        for copy, weights in zip(_flat_partitions(zero), used, strict=True):
+            if weights is not None and (copy.dtype, copy.device) == (weights.dtype, weights.device):
+                copy.data = weights.data
+        if not hasattr(zero, "fp32_partitioned_groups_flat"):
+            zero._link_all_hp_params()  # to where they are now
 
     @override
     def _format_batch_size_and_grad_accum_config(self) -> None:
         assert isinstance(self.config, dict)
-        assert self.lightning_module is not None
         self.config["gradient_accumulation_steps"] = 1  # whose end Lightning decides: also that of an uneven window
-        self.config["gradient_clipping"] = self.lightning_module.gradient_clip or 0.0
+        self.config["gradient_clipping"] = self._task.gradient_clip or 0.0
 
     @property
     @override
@@ -132,39 +181,59 @@ class ZeroStrategy(DeepSpeedStrategy):
     # State in the form of an ordinary optimizer and module
 
     @override
-    def lightning_module_state_dict(self) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        module = self.lightning_module
-        assert module is not None
-        state = {name: buffer.detach() for name, buffer in module.named_buffers() if _is_persistent(module, name)}
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Buffers as they are; a parameter is gathered when it is its turn to be written."""
+        module = self._task
+        state: dict[str, Any] = {
+            name: buffer.detach() for name, buffer in module.named_buffers() if _is_persistent(module, name)
+        }
         for name, parameter in module.named_parameters():
-            full = safe_get_full_fp32_param(parameter)
-            state[name] = self._gathered(parameter) if full is None else full.view(_shape(parameter))
+            state[name] = Deferred(_shape(parameter), torch.float32, partial(self._whole, parameter))
         return {name: state[name] for name in _state_names(module)}
 
-    def _gathered(self, parameter: nn.Parameter) -> Tensor:
-        """A parameter that is not trained: no optimizer holds it."""
+    def take_whole_state(self) -> dict[str, Tensor]:
+        """At the end: the state, on the CPU of rank 0 only. The optimizer's own goes before it, to make room."""
+        self._inner.state.clear()
+        state: dict[str, Tensor] = {}
+        for name, value in self.lightning_module_state_dict().items():
+            tensor = value.gather() if isinstance(value, Deferred) else value
+            if self.is_global_zero:
+                state[name] = tensor.detach().to("cpu", copy=True)
+        return state
+
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        full = safe_get_full_fp32_param(parameter)
+        if isinstance(full, Tensor):
+            return full.view(_shape(parameter))
         if not hasattr(parameter, "ds_id"):
             return parameter.detach()
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters([parameter]):
+        with deepspeed.zero.GatheredParameters([parameter]):  # not trained: no optimizer holds it
             return parameter.detach().clone()
 
     @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
         self._link()
         inner, parameters = self._inner, self._parameters()
         keys = [key for key in _state_keys(inner) if key != STEP]
         step = _any_state(inner).get(STEP)
         state: dict[int, dict[str, Any]] = {}
         for number, parameter in enumerate(parameters if keys or step is not None else []):
-            tensors = {key: safe_get_full_optimizer_state(parameter, key).view(_shape(parameter)) for key in keys}
+            tensors: dict[str, Any] = {
+                key: Deferred(_shape(parameter), torch.float32, partial(self._whole_state, parameter, key))
+                for key in keys
+            }
             state[number] = tensors if step is None else {STEP: torch.as_tensor(float(step)), **tensors}
         return {"state": state, "param_groups": self._plain_groups()}
+
+    def _whole_state(self, parameter: nn.Parameter, key: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        tensor: Tensor = safe_get_full_optimizer_state(parameter, key)
+        return tensor.view(_shape(parameter))
 
     @property
     @override
@@ -178,11 +247,12 @@ class ZeroStrategy(DeepSpeedStrategy):
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+        if not self.is_global_zero:
+            gather_all(checkpoint)  # as rank 0 does while it writes
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        module, state = self.lightning_module, checkpoint["state_dict"]
-        assert module is not None
+        module, state = self._task, checkpoint["state_dict"]
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 if name in state:
@@ -239,8 +309,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         return [parameter for group in self._groups() for parameter in group]
 
     def _groups(self) -> list[list[nn.Parameter]]:
-        task: Any = self.lightning_module
-        groups: list[list[nn.Parameter]] = task.parameter_groups()
+        groups: list[list[nn.Parameter]] = self._task.parameter_groups()
         return groups
 
     def _plain_groups(self) -> list[dict[str, Any]]:

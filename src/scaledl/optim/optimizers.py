@@ -21,7 +21,12 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     """Split into matrices and filters, which decay, and vectors (biases, normalisation), which do not."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if _ndim(p) > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if _ndim(p) <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _ndim(parameter: nn.Parameter) -> int:
+    """Of the whole: DeepSpeed leaves flat shards in its place."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))

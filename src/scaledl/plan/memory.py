@@ -47,37 +47,30 @@ def memory(config: Config, layout: Layout, measured: Measured) -> Memory:
 
 
 def _ddp(layout: Layout, measured: Measured) -> dict[str, int]:
-    """Buckets hold the gradients also between steps; one that is ready is copied into its bucket.
-
-    Before, rank 0 sends its weights to all: a copy of the tensors, and one in the form in which they are sent.
-    """
+    """Memory that is shared, or buckets, hold the gradients also between steps, beside those of a backward pass."""
     if layout.world_size == 1:
         return {}
     gradients = measured.trainable_bytes
-    between = dict.fromkeys(("validate", "save"), gradients)
-    return {"start": 2 * measured.parameter_bytes, "train": measured.largest_bytes, **between}
+    return dict.fromkeys(("train", "validate", "save"), gradients)
 
 
 def _zero(config: Config, layout: Layout, measured: Measured) -> dict[str, int]:
-    """Each rank keeps its share (Rajbhandari et al. 2020) of the optimizer's states and of its copy of the weights, in
-    training also of the averaged gradients; in stage 3 of the weights too, but they are gathered layer by layer.
+    """Each rank keeps its share (Rajbhandari et al. 2020) of the optimizer's states, in training also of the averaged
+    gradients; in stage 3 of the weights too, but they are gathered layer by layer.
     """
     elsewhere = measured.trainable_bytes * (layout.world_size - 1) // layout.world_size
     if layout.offload_optimizer and measured.gpu:
         elsewhere = 0  # these were on the host
-    states = num_states(config) + 1
-    training, between = -(states + 1) * elsewhere, -states * elsewhere
-    save = training if layout.stage == 3 else between
-    return {"train": training, "validate": between, "save": save, "finish": between}
+    states = num_states(config) + _own_copies(layout, measured) + (1 if layout.stage == 3 else 0)
+    return {"train": -(states + 1) * elsewhere, "validate": -states * elsewhere, "save": -states * elsewhere}
 
 
 def _parts(config: Config, layout: Layout, measured: Measured) -> dict[str, int]:
     """All that training holds but what is other: activations, workspace, buffers."""
     ranks, stage = layout.world_size, layout.stage
     held, trainable = measured.parameter_bytes + measured.buffer_bytes, measured.trainable_bytes
-    # The model as it was before training stays on the host.
-    copies = (0 if measured.gpu else 1) + (1 if config.trainer.ema_decay else 0)
-    states = (num_states(config) + (1 if stage else 0)) * trainable
+    copies = 1 if config.trainer.ema_decay else 0
+    states = (num_states(config) + _own_copies(layout, measured)) * trainable
     process = {} if measured.gpu else {"process": measured.process_bytes, "data": measured.data_bytes}
     return {
         **process,
@@ -85,6 +78,11 @@ def _parts(config: Config, layout: Layout, measured: Measured) -> dict[str, int]
         "gradients": trainable // ranks if stage >= 2 else trainable,
         "optimizer": states // ranks if stage else states,
     }
+
+
+def _own_copies(layout: Layout, measured: Measured) -> int:
+    """ZeRO steps on the weights themselves, unless these have another type than fp32."""
+    return 1 if layout.stage and measured.precision != "fp32" else 0
 
 
 def num_states(config: Config) -> int:

@@ -61,6 +61,7 @@ class Task(pl.LightningModule):
         self.ranks = Ranks()
         self.averages_gradients = False  # over ranks, as DeepSpeed does, instead of summing them
         self.gradient_clip: float | None = None
+        self.arrives_in_shards = False  # the parameters, from rank 0, when DeepSpeed cuts them up
         self.max_nonfinite_steps = 0
         self.skipped = 0  # steps in a row that were left out for a loss that is not finite
         self.stop_signum = 0  # of a stop signal that some rank got, known to all ranks since the same step
@@ -150,11 +151,8 @@ class Task(pl.LightningModule):
     def _agreed(self, bad: bool, full: bool) -> tuple[int, int]:
         """One more than the last rank with a bad loss, and than the last one out of memory; 0 where there is none."""
         number = self.ranks.rank + 1
-        if not self.ranks.several:
-            return bad * number, full * number
-        flags = torch.tensor([bad * number, full * number, stop_flag.signum or 0], dtype=torch.int32)
-        last_bad, last_full, signum = self.ranks.max_(flags).tolist()
-        self.stop_signum = self.stop_signum or signum
+        last_bad, last_full, signum = self.ranks.max_of([bad * number, full * number, stop_flag.signum or 0])
+        self.stop_signum = self.stop_signum or (signum if self.ranks.several else 0)
         return last_bad, last_full
 
     def _out_of_memory(self, number: int, error: Exception | None) -> str:

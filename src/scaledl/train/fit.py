@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from scaledl.distributed.link import current_link
 from scaledl.distributed.preemption import stop_flag
 from scaledl.distributed.ranks import Ranks, current_ranks
 from scaledl.errors import UsageError
+from scaledl.models.blank import blank_parameters, filled
 from scaledl.models.structure import Model, build
 from scaledl.optim.optimizers import build_optimizer
 from scaledl.optim.schedules import build_schedule
@@ -39,6 +41,7 @@ from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
+from scaledl.train.share import arrives_in_shards
 from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
 
 
@@ -85,6 +88,8 @@ def fit(
 ) -> FitResult:
     """Train `model` on data.train, validating on data.val; never looks at the test split.
 
+    The module itself is trained, and under DeepSpeed emptied: what is left to use is the result's.
+
     Resumes by itself from the newest verified checkpoint in `run.checkpoints`. Rank 0 calls this; the others are
     called in (`scaledl.train.follow`). When a micro-batch does not fit into memory, training goes on from the same
     step with smaller ones, of the same batch.
@@ -119,19 +124,16 @@ def fit(
             trained = train_together(fitting)
             break
         except OutOfMemory as error:
-            fitting = dataclasses.replace(
-                fitting, settings=halve_micro_batch(fitting.settings, config, run, ranks, error)
-            )
+            settings = halve_micro_batch(fitting.settings, config, run, ranks, error)
+            fitting = dataclasses.replace(fitting, settings=settings, model=_anew(fitting))
         except Exception as error:
             raise ranks.blame(error) or error from error
     module, task, trainer = trained
-    return FitResult(
-        Model(module, model.structure),
-        dict(task.val_metrics),
-        trainer.current_epoch,
-        trainer.global_step,
-        time.monotonic() - started,
-    )
+    epochs, steps, metrics = trainer.current_epoch, trainer.global_step, dict(task.val_metrics)
+    if task.averages_gradients:
+        del trained, task, trainer
+        gc.collect()  # DeepSpeed's engine and Lightning's trainer refer to each other, and hold several models' memory
+    return FitResult(Model(module, model.structure), metrics, epochs, steps, time.monotonic() - started)
 
 
 def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
@@ -152,7 +154,8 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         check_token()
         metrics.flush(trainer, task)
 
-    writer = CheckpointWriter(task, keep_last=config.trainer.keep_last, check_token=check_token)
+    zero = config.trainer.strategy == "deepspeed"
+    writer = CheckpointWriter(task, keep_last=config.trainer.keep_last, check_token=check_token, mapped=zero)
     checkpointer = Checkpointer(
         run,
         writer,
@@ -197,8 +200,8 @@ class WholeWeights(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.averages_gradients:
-            state = trainer.strategy.lightning_module_state_dict()
-            self.state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            strategy: Any = trainer.strategy
+            self.state = strategy.take_whole_state()
 
 
 def _announce(run: Run, config: Config) -> None:
@@ -207,7 +210,7 @@ def _announce(run: Run, config: Config) -> None:
 
 def _build_task(fitting: Fitting) -> Task:
     config, settings, data = fitting.config, fitting.settings, fitting.data
-    module = prepare_module(_own(fitting), settings).train()
+    module = prepare_module(fitting.model.module, settings).train()
     if config.trainer.strategy == "deepspeed":
         module.to(memory_format=torch.contiguous_format)  # it may have come as channels_last
     task: Task = TASKS.resolve(config.task.name)(module, config.task)
@@ -223,6 +226,7 @@ def _build_task(fitting: Fitting) -> Task:
     task.max_nonfinite_steps = config.trainer.max_nonfinite_steps
     task.averages_gradients = config.trainer.strategy == "deepspeed"
     task.gradient_clip = config.trainer.gradient_clip
+    task.arrives_in_shards = arrives_in_shards(config, settings, fitting.model.structure)
     if fitting.teacher is not None:
         teacher = prepare_module(copy.deepcopy(fitting.teacher.module), settings)
         task.auxiliary = SoftTargets(teacher, fitting.teacher_weight, fitting.temperature, bf16=settings.teacher_bf16)
@@ -231,9 +235,12 @@ def _build_task(fitting: Fitting) -> Task:
     return task
 
 
-def _own(fitting: Fitting) -> nn.Module:
-    """The module to train: a copy, since the caller may go on to use the model."""
-    return copy.deepcopy(fitting.model.module)
+def _anew(fitting: Fitting) -> Model:
+    """The model without what the failed attempt hung on it, or made of it; its values come from the checkpoint."""
+    model = fitting.model
+    if fitting.config.trainer.strategy == "deepspeed":
+        return Model(build(model.structure, trust=True), model.structure)
+    return Model(copy.deepcopy(model.module), model.structure)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -294,9 +301,11 @@ def _result(fitting: Fitting, task: Task, whole: WholeWeights, average: MovingAv
     ranks = fitting.ranks
     if not ranks.is_main:
         return task.model
-    module = task.model if whole.state is None else build(fitting.model.structure, trust=True)
+    module = task.model
     if whole.state is not None:
-        module.load_state_dict(_of_model(whole.state))
+        with blank_parameters():
+            blank = build(fitting.model.structure, trust=True)
+        module = filled(blank, _of_model(whole.state))
     _select_weights(module, task, fitting.run, average, fitting.config)
     return module.cpu().to(memory_format=torch.contiguous_format).eval()
 

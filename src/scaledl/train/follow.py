@@ -9,9 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import nn
 
 from scaledl.config import Config
 from scaledl.config.registry import CALLBACKS
@@ -19,26 +16,28 @@ from scaledl.data import DataModule, build_data
 from scaledl.distributed.link import current_link
 from scaledl.distributed.ranks import Message, Ranks, current_ranks
 from scaledl.errors import ScaledlError
-from scaledl.models.structure import Model, Structure, build
 from scaledl.run import Run
 from scaledl.tasks.base import OutOfMemory
 from scaledl.train.fit import Fitting, train_together
 from scaledl.train.settings import Settings
+from scaledl.train.share import arrives_in_shards, description, receive, send
 
 FIT = "fit"
 
 
 def call_in(fitting: Fitting) -> None:
     """Rank 0: let the others come to the same training."""
-    teacher = fitting.teacher
+    model, teacher = fitting.model, fitting.teacher
+    by_shard = arrives_in_shards(fitting.config, fitting.settings, model.structure)
     message = {
         "config": fitting.config.model_dump(mode="json"),
         "settings": asdict(fitting.settings),
         "run": str(fitting.run.path.absolute()),
         "attempt": fitting.run.manifest.attempts,
         "fingerprint": fitting.data.spec.fingerprint,
-        "structure": fitting.model.structure.to_json(),
-        "teacher": None if teacher is None else teacher.structure.to_json(),
+        "model": description(model),
+        "by_shard": by_shard,
+        "teacher": None if teacher is None else description(teacher),
         "teacher_weight": fitting.teacher_weight,
         "temperature": fitting.temperature,
         "callbacks": _recipes(fitting.callbacks),
@@ -46,9 +45,9 @@ def call_in(fitting: Fitting) -> None:
         "resume": fitting.resume,
     }
     fitting.ranks.call(FIT, message)
-    for model in (fitting.model, teacher):
-        if model is not None:
-            _send(model.module, fitting.ranks)
+    send(model.module, fitting.ranks, by_shard=by_shard)
+    if teacher is not None:
+        send(teacher.module, fitting.ranks, by_shard=False)
 
 
 def follow_fit(message: Message) -> None:
@@ -56,8 +55,8 @@ def follow_fit(message: Message) -> None:
     ranks = current_ranks()
     config = Config.model_validate(message["config"])
     data = _same_data(config, message["fingerprint"], ranks)
-    model = _receive(message["structure"], ranks)
-    teacher = None if message["teacher"] is None else _receive(message["teacher"], ranks)
+    model = receive(message["model"], ranks, by_shard=message["by_shard"])
+    teacher = None if message["teacher"] is None else receive(message["teacher"], ranks, by_shard=False)
     run = Run.open(message["run"])
     current_link().announce(run.path / "ranks", message["attempt"], config.trainer.hang_seconds)
     fitting = Fitting(
@@ -103,21 +102,3 @@ def _same_data(config: Config, fingerprint: str, ranks: Ranks) -> DataModule:
             )
         _data[fingerprint] = found
     return _data[fingerprint]
-
-
-def _send(module: nn.Module, ranks: Ranks) -> None:
-    """Names, shapes and values: the ranges of observers have no shape before they have seen data."""
-    data = save_tensors({name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()})
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    ranks.broadcast_([torch.tensor([len(buffer)]), buffer])
-
-
-def _receive(structure: Any, ranks: Ranks) -> Model:
-    known = Structure.from_json(structure)
-    size = torch.tensor([0])
-    ranks.broadcast_([size])
-    buffer = torch.empty(int(size), dtype=torch.uint8)
-    ranks.broadcast_([buffer])
-    module = build(known, trust=True)
-    module.load_state_dict({name: tensor.clone() for name, tensor in load_tensors(buffer.numpy().tobytes()).items()})
-    return Model(module, known)
