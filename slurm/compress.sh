@@ -11,7 +11,8 @@
 #
 # Shrink a trained run:  sbatch [OPTION ...] slurm/compress.sh [RUN] [--method distill,prune,qat] [key=value ...]
 #
-# RUN is a path, NAME, NAME/ID, or the id of the job that trained it; without one, the newest complete training run.
+# RUN is a path, NAME, NAME/ID, or the id of the job that trained it; without one, the newest complete training run,
+# which a requeued job keeps to.
 # It is laid out, stopped and requeued like slurm/train.sh, and goes on within the stage where it was.
 set -euo pipefail
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
@@ -21,6 +23,7 @@ import pytest
 from scaledl.cli import main
 from scaledl.distributed.environment import ClusterSpec
 from scaledl.distributed.preemption import STOP_SIGNALS, stop_flag
+from scaledl.run import sha256_file
 
 TINY = """\
 data: {source: digits, batch_size: 256}
@@ -92,6 +95,49 @@ def empty(tmp_path: Path) -> Path:
     """A folder with a config and no run."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     return tmp_path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What two runs of one config are compared by."""
+
+    weights: str
+    losses: list[float]
+
+
+def outcome(run: Path) -> Trained:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [loss for record in records if record["kind"] == "train" for loss in record["losses"]]
+    return Trained(sha256_file(run / "model" / "weights.safetensors"), losses)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def change_one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def fill(directory: Path, leave: int = 0) -> Path:
+    """A file that takes all of a small disk but `leave` bytes."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while shutil.disk_usage(directory).free > leave:
+            file.write(b"x" * 4096)
+    return filler
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """Command lines of those that have this working folder, or one below it; not our own."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder) and int(process.name) != os.getpid():
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
 
 
 Call = Callable[..., Done]
@@ -206,37 +252,66 @@ def rank_of() -> Callable[..., ClusterSpec]:
 
 
 @pytest.fixture
-def machines(cannot: Callable[[str], None]) -> Iterator[Machines]:
+def machines(cannot: Callable[[str], None]) -> Iterator[Network]:
     """`machines(command, 3, variables)` runs it as a rank on each of 3 machines, named n1, n2, n3: namespaces
     that reach each other as 10.213.0.1, .2, .3 over eth0, and know their own names as the loopback."""
     if os.geteuid() != 0:
         cannot("network namespaces need root")
     if shutil.which("ip") is None or shutil.which("unshare") is None:
         cannot("there is no ip or no unshare")
-    network = _Network(f"scaledl-{os.getpid()}", cannot)
+    network = Network(f"scaledl-{os.getpid()}", cannot)
     try:
-        yield network.run
+        yield network
     finally:
         network.remove()
 
 
-Machines = Callable[..., list["subprocess.Popen[str]"]]
+# What netem does, for kernels without it: between the two interfaces that it makes, frames come late or not at all.
+WIRE = """
+import fcntl, os, random, select, struct, sys, time
+from collections import deque
+delay, loss, *names = float(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]
+ends = [os.open("/dev/net/tun", os.O_RDWR) for _ in names]
+for end, name in zip(ends, names):
+    fcntl.ioctl(end, 0x400454CA, struct.pack("16sH", name.encode(), 0x1002))  # TUNSETIFF, IFF_TAP | IFF_NO_PI
+print("up", flush=True)
+chance, under_way = random.Random(0), deque()
+while True:
+    pause = max(0.0, under_way[0][0] - time.monotonic()) if under_way else None
+    for end in select.select(ends, [], [], pause)[0]:
+        frame = os.read(end, 65536)
+        if chance.random() >= loss:
+            under_way.append((time.monotonic() + delay, ends[end == ends[0]], frame))
+    while under_way and under_way[0][0] <= time.monotonic():
+        _, end, frame = under_way.popleft()
+        try:
+            os.write(end, frame)
+        except OSError:
+            pass
+"""
 
 
-class _Network:
+class Network:
     """A switch, which is a namespace of its own, and machines around it."""
 
     def __init__(self, name: str, cannot: Callable[[str], None]) -> None:
-        self._name, self._names, self._cannot = name, [], cannot
+        self._name, self._cannot = name, cannot
+        self._names: list[str] = []
         self._children: list[subprocess.Popen[str]] = []
         self._made_netns = not NETNS.exists()
 
-    def run(
-        self, command: Sequence[str], count: int, variables: Mapping[str, str], shaping: Mapping[int, str] | None = None
+    def __call__(
+        self,
+        command: Sequence[str],
+        count: int,
+        variables: Mapping[str, str],
+        shaping: Mapping[int, str] | None = None,
+        lossy: tuple[float, float] | None = None,
     ) -> list[subprocess.Popen[str]]:
-        """`shaping`: number of a machine -> arguments of tc for what it sends."""
+        """`shaping`: number of a machine -> arguments of tc for what it sends. `lossy`: seconds by which what goes to
+        n1 and comes from it is late, and the share of it that is lost."""
         if not self._names:
-            self._build(count)
+            self._build(count, lossy)
         for number, words in (shaping or {}).items():
             done = _run("ip", "netns", "exec", self._names[number], "tc", "qdisc", "add", "dev", "eth0", "root", words)
             if done.returncode != 0:
@@ -246,12 +321,16 @@ class _Network:
             own = {**place, "RANK": rank, "GROUP_RANK": rank}
             environment = {**os.environ, **variables, **{key: str(value) for key, value in own.items()}}
             enter = ["ip", "netns", "exec", self._names[rank + 1], "unshare", "--uts", "sh", "-c"]
-            words = [*enter, 'hostname "$0" && exec "$@"', f"n{rank + 1}", *command]
+            whole = [*enter, 'hostname "$0" && exec "$@"', f"n{rank + 1}", *command]
             pipe = subprocess.PIPE
-            self._children.append(subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True))
+            self._children.append(subprocess.Popen(whole, env=environment, stdout=pipe, stderr=pipe, text=True))
         return self._children[-count:]
 
-    def _build(self, count: int) -> None:
+    def link(self, number: int, state: str) -> None:
+        """Let a machine's cable be `up` or `down`."""
+        _must("ip", "-n", self._names[number], "link", "set", "eth0", state)
+
+    def _build(self, count: int, lossy: tuple[float, float] | None) -> None:
         self._names = [f"{self._name}-{number}" for number in range(count + 1)]
         for name in self._names:
             done = _run("ip", "netns", "add", name)
@@ -262,7 +341,10 @@ class _Network:
         _must("ip", "-n", switch, "link", "set", "switch", "up")
         for number, name in list(enumerate(self._names))[1:]:
             port = f"port{number}"
-            _must("ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch)
+            if lossy and number == 1:
+                self._make_wire(name, port, *lossy)
+            else:
+                _must("ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch)
             _must("ip", "-n", switch, "link", "set", port, "master", "switch", "up")
             _must("ip", "-n", name, "addr", "add", f"10.213.0.{number}/24", "dev", "eth0")
             _must("ip", "-n", name, "link", "set", "eth0", "up")
@@ -270,6 +352,16 @@ class _Network:
             others = [f"10.213.0.{other} n{other}" for other in range(1, count + 1) if other != number]
             (NETNS / name).mkdir(parents=True)
             (NETNS / name / "hosts").write_text("\n".join([f"127.0.0.1 localhost n{number}", *others, ""]))
+
+    def _make_wire(self, name: str, port: str, delay: float, loss: float) -> None:
+        switch = self._names[0]
+        program = [sys.executable, "-c", WIRE, str(delay), str(loss), "wire", port]
+        wire = subprocess.Popen(["ip", "netns", "exec", switch, *program], stdout=subprocess.PIPE, text=True)
+        self._children.append(wire)
+        assert wire.stdout is not None
+        if wire.stdout.readline() != "up\n":
+            self._cannot("there are no TAP interfaces: no /dev/net/tun")
+        _must("ip", "-n", switch, "link", "set", "wire", "netns", name, "name", "eth0")
 
     def remove(self) -> None:
         for child in self._children:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.integration.conftest import fill
 
 from scaledl.config import Config
 from scaledl.errors import ScaledlError, UsageError
@@ -80,14 +79,6 @@ def make(root: Path, id: str | None = None) -> Run:
 
 def temporary_files(directory: Path) -> list[Path]:
     return list(directory.rglob(".*.tmp"))
-
-
-def fill(directory: Path) -> None:
-    """Not a byte is free afterwards."""
-    with (directory / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    assert shutil.disk_usage(directory).free == 0
 
 
 # Full disk

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.conftest import Trained, change_one_byte, cut_short, outcome
 
 from scaledl.checkpoint import newest_verified, scan
 from scaledl.run import Run, sha256_file
@@ -29,20 +29,6 @@ optimizer: {lr: 0.001}
 trainer: {epochs: 16, precision: fp32, num_threads: 1, checkpoint_every_n_steps: 50}
 """
 STOP = (signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What two runs of one config are compared by."""
-
-    weights: str
-    losses: list[float]
-
-
-def outcome(run: Path) -> Trained:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [loss for record in records if record["kind"] == "train" for loss in record["losses"]]
-    return Trained(sha256_file(run / "model" / "weights.safetensors"), losses)
 
 
 def start(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -169,16 +155,6 @@ def test_signals_in_a_row_make_one_stop(place: Path, uninterrupted: Trained) -> 
     assert text.count("stopped by SIGUSR1") == 1
     assert train(place)[0] == 0
     assert outcome(place / "runs/mlp/x") == uninterrupted
-
-
-def cut_short(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def change_one_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("damage", [cut_short, change_one_byte])

@@ -6,17 +6,20 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 
 from scaledl.commands.arguments import chosen_run, given_config, identity, override, resumed_config, split_arguments
 from scaledl.commands.output import command, print_compressed, print_json, print_trained, run_document
 from scaledl.commands.ranks import joined
 from scaledl.config import Config, load_config, parse_recipe
+from scaledl.distributed.environment import detect_cluster
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import Interrupted, Preempted, UsageError
-from scaledl.run import Run, default_id
+from scaledl.run import Run, atomic_write, default_id
 
 TABLE = "table.json"
 STATUS_VARIABLE = "SCALEDL_STATUS_DIR"  # set by batch scripts, which also requeue
+CHOICE = "source"  # in that folder: the run that `compress` took where none was given
 
 
 def train(args: argparse.Namespace) -> None:
@@ -58,7 +61,7 @@ def chain(args: argparse.Namespace) -> None:
 def compress(args: argparse.Namespace) -> None:
     stop_flag.install()
     target, overrides = split_arguments(args.args)
-    source = chosen_run(target, args.root, kinds=("train",))
+    source = _source(target, args.root)
     if args.id == source.id:
         raise UsageError(f"--id: {source.label} is the run to be compressed; give another id, or none")
     config = _recipe_config(args, source, overrides)
@@ -71,6 +74,20 @@ def compress(args: argparse.Namespace) -> None:
     except (Preempted, Interrupted) as stop:
         raise _same_again(stop) from stop
     _print_chain(args, source, run)
+
+
+def _source(ref: str | None, root: str) -> Run:
+    """The run to compress. A batch job that is started again goes on with the one it took first, not a newer one."""
+    folder = os.environ.get(STATUS_VARIABLE)
+    if ref is not None or not folder:
+        return chosen_run(ref, root, kinds=("train",))
+    choice = Path(folder) / CHOICE
+    if choice.exists():
+        return chosen_run(choice.read_text(encoding="utf-8"), root, kinds=("train",))
+    run = chosen_run(None, root, kinds=("train",))
+    if detect_cluster(os.environ).rank == 0:  # whose choice it is, should it differ from that of others
+        atomic_write(choice, str(run.path), "choice of the run")
+    return run
 
 
 def _recipe_config(args: argparse.Namespace, source: Run, overrides: list[str]) -> Config:

@@ -44,6 +44,7 @@ def joined(config: Config) -> Iterator[None]:
         _check_alone(spec, config)
         yield
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost store shows as a stack of C++
     try:
         ranks = _come_together(spec, config)
     except ScaledlError as error:
@@ -87,9 +88,10 @@ def _lead(ranks: Ranks) -> Iterator[None]:
 
 def _last_word(error: ScaledlError) -> None:
     """For the guardian, which has nothing to add to an error that is told."""
+    from scaledl.distributed.ranks import LostRanks
     from scaledl.distributed.status import status_of_exit
 
-    current_link().final(status_of_exit(error.exit_code), str(error))
+    current_link().final(status_of_exit(error.exit_code), str(error), told=not isinstance(error, LostRanks))
 
 
 def _follow(ranks: Ranks) -> int:
@@ -103,7 +105,7 @@ def _follow(ranks: Ranks) -> int:
         code = ranks.follow({FIT: follow_fit})
     if ranks.told_by_main:
         ended = "stopped" if code in (1, 2, 3) else status_of_exit(code)
-        current_link().final(ended, f"rank 0 ended with exit code {code}")
+        current_link().final(ended, ranks.failure or f"rank 0 ended with exit code {code}")
     return code
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,12 +44,34 @@ def prepared(batch_fn: BatchFn, slices: Sequence[Tensor], epoch: int, num_worker
         multiprocessing_context="fork",
         generator=torch.Generator(),  # else it draws from the global one
     )
+    batches = _iterator(loader)
     try:
-        yield from (Batch(*batch) for batch in loader)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        yield from (Batch(*batch) for batch in batches)
+    except (RuntimeError, OSError, EOFError) as error:
+        death = _death(batches._workers)
+        if death is None:
             raise
-        raise ScaledlError(f"data.num_workers: {str(error).strip()}; the last checkpoint remains") from error
+        raise ScaledlError(f"data.num_workers: {death}; the last checkpoint remains") from error
+
+
+def _iterator(loader: DataLoader[Batch]) -> Any:
+    """Without torch's handler of SIGCHLD, which raises what a worker's death is wherever the training just is."""
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+    return batches
+
+
+def _death(workers: Sequence[BaseProcess]) -> str | None:
+    """Which of them is gone, and how."""
+    for worker in workers:
+        worker.join(0.1)
+        code = worker.exitcode or 0
+        if code:
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"left with code {code}"
+            return f"DataLoader worker (pid {worker.pid}) {how}"
+    return None
 
 
 def _begin_worker(number: int) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from scaledl.distributed.status import FATAL, RankStatus, read_status
@@ -55,34 +56,36 @@ def cause_path(folder: Path, launch: str) -> Path:
     return folder / f"cause-{re.sub('[^A-Za-z0-9._-]', '_', launch)[:100]}.status"
 
 
-def read_cause(folder: Path, launch: str) -> RankStatus | None:
-    """The cause that some guardian of this launch has published in the folder."""
+def read_cause(folder: Path, launch: str, attempt: int = 0) -> RankStatus | None:
+    """The cause that some guardian of this launch has published in the folder, in this attempt at the run or later:
+    there are launchers that call every start the same."""
     with suppress(OSError):  # opening the folder makes a network filesystem forget that the file was not there
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
     cause = read_status(cause_path(folder, launch))
-    return cause if cause is not None and cause.launch == launch else None
+    return cause if cause is not None and cause.launch == launch and cause.attempt >= attempt else None
 
 
-def forget_causes(folder: Path, launch: str) -> None:
-    """Remove those of other launches."""
+def forget_causes(folder: Path, launch: str, attempt: int = 0) -> None:
+    """Remove those of other launches, and of earlier attempts."""
     with suppress(OSError):
         for path in folder.glob("cause-*.status"):
-            if path != cause_path(folder, launch):
+            if path != cause_path(folder, launch) or read_cause(folder, launch, attempt) is None:
                 path.unlink(missing_ok=True)
 
 
-def publish_cause(folder: Path, cause: RankStatus) -> RankStatus:
-    """Publish it if it is the first of its launch; returns the one that stands.
+def publish_cause(folder: Path, cause: RankStatus, attempt: int = 0) -> RankStatus:
+    """Publish it if it is the first of its launch and attempt; returns the one that stands.
 
     One that ends all ranks replaces one that only asks them to leave. Raises ScaledlError when storage refuses.
     """
     path = cause_path(folder, cause.launch)
-    if _create(path, cause.text()):
+    own = replace(cause, attempt=attempt or cause.attempt)
+    if _create(path, own.text()):
         return cause
-    standing = read_cause(folder, cause.launch)
+    standing = read_cause(folder, cause.launch, own.attempt)
     if standing is not None and (standing.status in FATAL or cause.status not in FATAL):
         return standing
-    atomic_write(path, cause.text(), "cause")
+    atomic_write(path, own.text(), "cause")
     return cause
 
 

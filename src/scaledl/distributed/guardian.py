@@ -148,13 +148,14 @@ class Guardian:
 
     def _hear_of_peers(self) -> None:
         for folder in self._journal.folders:
-            found = read_cause(folder, self._wards[0].status.launch)
+            found = read_cause(folder, self._wards[0].status.launch, self._journal.attempt(folder))
             if found is not None and (self._cause is None or found.status in FATAL):
                 self._adopt(found)
 
     def _blame(self, ward: Ward) -> None:
         ended = ward.outcome() if ward.ended else replace(ward.status, status=ward.final or "failed", message=ward.said)
-        told_itself = ended.status != "killed" and (ward.final is not None or not self._several)
+        said = ward.final is not None and ward.told
+        told_itself = ended.status != "killed" and (said or not self._several)
         self._publish(ended, tell=not told_itself)
 
     def _blame_hang(self, ward: Ward) -> None:
@@ -169,7 +170,7 @@ class Guardian:
         if self._elsewhere:
             for folder in self._journal.folders:
                 with suppress(ScaledlError, OSError):  # the folder may have been removed
-                    standing = publish_cause(folder, standing)
+                    standing = publish_cause(folder, standing, self._journal.attempt(folder))
         if tell and standing is status:
             self._tell(status)
         self._adopt(standing)

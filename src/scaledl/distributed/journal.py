@@ -40,6 +40,10 @@ class Journal:
         announced = [folder for ward in self._wards for folder in ward.folders]
         return list(dict.fromkeys([*([self._folder] if self._folder else []), *announced]))
 
+    def attempt(self, folder: Path) -> int:
+        """At the run of this folder; 0 where it is no run's."""
+        return max(ward.attempts.get(folder, 0) for ward in self._wards)
+
     def write(self) -> None:
         for ward in self._wards:
             current = ward.folders if ward.status.status in ENDED else ward.folders[-1:]
@@ -50,7 +54,7 @@ class Journal:
         path = status_path(folder, status.rank)
         written, moment = self._written.get(path), time.monotonic()
         if written is None and status.rank == 0:
-            forget_causes(folder, status.launch)
+            forget_causes(folder, status.launch, self.attempt(folder))
         if written is None or _is_news(written, status):
             self._replace(folder, path, status, durable=True)
         elif moment < self._due[path]:

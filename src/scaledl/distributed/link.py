@@ -68,12 +68,12 @@ class RankLink:
             self._due = _monotonic() + TICK_SECONDS
             self._write(_encode({"step": step}), wait=False)
 
-    def final(self, status: str, message: str = "") -> None:
+    def final(self, status: str, message: str = "", *, told: bool = True) -> None:
         """The rank's last word, said before it leaves: one of `status.STATUSES`, and why.
 
-        It has told the user itself. `stopped` is for a rank that leaves because another one did.
+        `told`: it has told the user itself. `stopped` is for a rank that leaves because another one did.
         """
-        self._tell(final=status, message=one_line(message))
+        self._tell(final=status, message=one_line(message), told=told)
 
     def close(self) -> None:
         """For a process that is not the rank any more (a forked worker)."""

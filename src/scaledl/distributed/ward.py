@@ -27,9 +27,11 @@ class Ward:
         self.status = status
         self.reader: int | None = reader
         self.folders: list[Path] = []  # as announced, the newest last
+        self.attempts: dict[Path, int] = {}  # at the run of such a folder
         self.phase = "setup"
         self.final: str | None = None
         self.said = ""
+        self.told = True
         self.ended = self.settled = self.ended_by_us = False
         self.can_show_stack = False
         self.stack = b""
@@ -114,10 +116,12 @@ class Ward:
             self.phase = str(message["phase"])
         if "final" in message:
             self.final, self.said = str(message["final"]), one_line(message["message"])
+            self.told = bool(message.get("told", True))
 
     def _announced(self, message: dict[str, Any]) -> None:
         folder, seconds = Path(message["folder"]), message["hang_seconds"]
         self.folders = [*(known for known in self.folders if known != folder), folder]
+        self.attempts[folder] = int(message["attempt"])
         self._hang_seconds = None if seconds is None else float(seconds)
         self._begins = True
         self.status = replace(self.status, status="running", attempt=int(message["attempt"]), step=0, start_step=0)

@@ -24,6 +24,7 @@ model: {family: mlp, hidden: [16]}
 trainer: {epochs: 2, num_threads: 1, precision: fp32, timeout_seconds: 30}
 compress: {stages: [{method: prune, epochs: 1}]}
 """
+TRAIN_SAMPLES = 1295  # of digits, after the validation split
 
 # Plays one rank of scaledl. `train`: $PLAN has an entry for each attempt, the last one stands for all that follow:
 #   wait            until a stop signal, then save ten steps further and leave with 75
@@ -148,6 +149,55 @@ class Project:
     def metrics(self, job: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run(job) / "metrics.jsonl").read_text().splitlines()]
 
+    def losses(self, job: str) -> list[float]:
+        """Of every optimizer step."""
+        return [loss for record in self.metrics(job) if record["kind"] == "train" for loss in record["losses"]]
+
+    def checkpoints(self, job: str) -> list[str]:
+        """All files there that belong to a checkpoint, or to one that was never finished."""
+        return sorted(path.name for path in (self.run(job) / "checkpoints").iterdir() if path.name != "settings.json")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a rank told from a hook of `fault_hooks.py`."""
+
+    rank: int
+    restart: int
+    pid: int
+    time: float
+    what: Any
+
+
+@dataclass(frozen=True)
+class FaultyProject(Project):
+    """A project whose ranks wait, dawdle or err where `fault_hooks.py` is told to: `train(FAULT_SLOW="1:0.5")`."""
+
+    def train(self, *overrides: str, options: Sequence[str] = ("--nodes=2",), **faults: str) -> str:
+        return self.submit("configs/tiny.yaml", *overrides, options=options, **self.faults(**faults))
+
+    def faults(self, **faults: str) -> dict[str, str]:
+        """Variables for a job."""
+        return {"PYTHONPATH": str(self.folder / "hooks"), "FAULT_FOLDER": str(self.folder / "faults"), **faults}
+
+    def events(self, name: str) -> list[Event]:
+        path = self.folder / "faults" / name
+        return [Event(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_for_events(self, job: str, name: str, count: int = 1, timeout: float = 60) -> list[Event]:
+        """Until so many ranks told of this."""
+
+        def there() -> bool:
+            return len({event.rank for event in self.events(name)}) >= count
+
+        wait_until(there, timeout, lambda: f"{name}: {self.events(name)}; the log:\n{self.slurm.log(job)}")
+        return self.events(name)
+
+    def assert_each_sample_once(self, epochs: int = 2) -> None:
+        """In each epoch, over all ranks and all attempts of the only job."""
+        seen = [(event.what["epoch"], id) for event in self.events("batches") for id in event.what["ids"]]
+        assert len(seen) == len(set(seen)) == epochs * TRAIN_SAMPLES
+
 
 def _require_slurm() -> None:
     missing = missing_component()
@@ -197,6 +247,20 @@ def make_project(tmp_path: Path) -> Callable[[SlurmCluster], Project]:
 
 
 @pytest.fixture
+def make_faulty(make_project: Callable[[SlurmCluster], Project]) -> Callable[[SlurmCluster], FaultyProject]:
+    """`make_faulty(slurm)`: a project with the real scaledl, and with hooks into it."""
+
+    def make(slurm: SlurmCluster) -> FaultyProject:
+        project = FaultyProject(make_project(slurm).folder, slurm)
+        (project.folder / "faults").mkdir()
+        (project.folder / "hooks").mkdir()
+        shutil.copy(Path(__file__).with_name("fault_hooks.py"), project.folder / "hooks" / "sitecustomize.py")
+        return project
+
+    return make
+
+
+@pytest.fixture
 def make_stand_in(make_project: Callable[[SlurmCluster], Project]) -> Callable[[SlurmCluster], Project]:
     """`make_stand_in(slurm)`: a project whose environment has the stand-in instead of scaledl."""
 
@@ -220,3 +284,8 @@ def project(slurm: SlurmCluster, make_project: Callable[[SlurmCluster], Project]
 @pytest.fixture
 def stand_in(slurm: SlurmCluster, make_stand_in: Callable[[SlurmCluster], Project]) -> Project:
     return make_stand_in(slurm)
+
+
+@pytest.fixture
+def faulty(slurm: SlurmCluster, make_faulty: Callable[[SlurmCluster], FaultyProject]) -> FaultyProject:
+    return make_faulty(slurm)

@@ -40,10 +40,6 @@ def submit(project: Project, *arguments: str, options: list[str] | None = None) 
     return project.submit(CONFIG, *arguments, options=TWO if options is None else options, **venv())
 
 
-def losses(project: Project, job: str) -> list[Any]:
-    return [loss for record in project.metrics(job) if record["kind"] == "train" for loss in record["losses"]]
-
-
 def weights(project: Project, job: str) -> str:
     return sha256_file(project.run(job) / "model" / "weights.safetensors")
 
@@ -83,7 +79,7 @@ def test_stopped_by_the_walltime_signal_the_job_goes_on_as_if_nothing_had_been(r
     assert "resumed from epoch" in log
     assert "(attempt 2)" in log
     assert log.index("the ranks save and leave") < log.index("resumed from epoch"), "one log for all attempts"
-    assert losses(real, job) == losses(real, whole)
+    assert real.losses(job) == real.losses(whole)
     assert weights(real, job) == weights(real, whole)
 
 
@@ -130,7 +126,7 @@ def test_another_number_of_nodes_goes_on_with_the_same_run(real: Project) -> Non
     real.slurm.wait_for(second, "COMPLETED")
     manifest = real.manifest("shared")
     assert (manifest["status"], manifest["world_size"], manifest["attempts"]) == ("complete", 1, 2)
-    assert losses(real, "shared") == pytest.approx(losses(real, whole), abs=1e-5)
+    assert real.losses("shared") == pytest.approx(real.losses(whole), abs=1e-5)
 
 
 @pytest.mark.parametrize("preempt", ["user signal", "term"] if EVERY else ["term"])
@@ -169,19 +165,3 @@ def test_tasks_without_srun_are_told_so(real: Project) -> None:
     assert real.slurm.exit_code(job) == 2
     assert "srun" in real.slurm.log(job)
     assert "Traceback" not in real.slurm.log(job)
-
-
-@pytest.mark.skipif(not EVERY, reason="a minute of waiting for a dead node: make test-exhaustive")
-def test_a_node_that_dies_leaves_an_orphan_that_cannot_write(
-    start_slurm: StartSlurm, make_project: MakeProject
-) -> None:
-    """kill -9 of slurmd: its rank lives on without signals; the next attempt, elsewhere, is the only writer."""
-    project = make_project(start_slurm(Layout(nodes=("n1", "n2", "n3"))))
-    job = submit(project, ENDLESS, "trainer.checkpoint_every_n_steps=20")
-    project.wait_for_step(job, 40)
-    project.slurm.kill_slurmd("n2")
-    wait_until(lambda: project.slurm.restarts(job) >= 1, 90, lambda: project.slurm.log(job))
-    project.slurm.release(job)
-    assert project.wait_for_step(job, 41, attempt=2, timeout=90).start_step >= 20
-    attempts = project.manifest(job)["attempts"]
-    assert attempts == 2
