@@ -21,6 +21,9 @@ from scaledl.distributed.memory import release_free_memory
 from scaledl.errors import ScaledlError
 from scaledl.run import atomic_file, atomic_json, sha256_file
 
+SMALL_BYTES = 16 << 20
+FIRST_REST_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class Position:
@@ -49,12 +52,13 @@ class CheckpointWriter(CheckpointIO):
         self.position: Position | None = None  # of the checkpoint that is saved next
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._hurry = threading.Event()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         assert self.position is not None
         self.wait()
         state, path, position = snapshot(checkpoint), Path(path), self.position
-        if has_deferred(state):
+        if self.mapped and has_deferred(state):
             with self._keeping_errors(path):
                 self._start(path, self._finish, self._stream(state, path), path, position)
         else:
@@ -63,9 +67,15 @@ class CheckpointWriter(CheckpointIO):
     def wait(self) -> None:
         """Until the last save is on the disk. Raises ScaledlError when it could not be written."""
         if self._thread is not None:
+            self._hurry.set()
             self._thread.join()
+            self._hurry.clear()
             self._thread = None
         self.raise_error()
+
+    def _rest(self, seconds: float) -> None:
+        """The training needs the processor as well: a third of one is enough here, unless it waits for us."""
+        self._hurry.wait(2 * seconds)
 
     def raise_error(self) -> None:
         """Raise what went wrong in a save that has ended meanwhile."""
@@ -90,6 +100,7 @@ class CheckpointWriter(CheckpointIO):
 
     def _start(self, path: Path, target: Callable[..., None], *arguments: Any) -> None:
         def run() -> None:
+            self._hurry.wait(FIRST_REST_SECONDS)  # the step that copied the state has lost enough
             with self._keeping_errors(path):
                 target(*arguments)
 
@@ -108,7 +119,10 @@ class CheckpointWriter(CheckpointIO):
 
     def _write(self, checkpoint: dict[str, Any], path: Path, position: Position) -> None:
         with atomic_file(path, "checkpoint") as temporary:
-            torch.save(checkpoint, temporary)
+            if _size(checkpoint) < SMALL_BYTES:
+                torch.save(checkpoint, temporary)
+            else:
+                write_streaming(checkpoint, temporary, self._rest)
             self.check_token()  # as late as can be: an orphan must not finish what a newer attempt goes on with
         del checkpoint
         self._complete(path, position)
@@ -131,9 +145,8 @@ class CheckpointWriter(CheckpointIO):
         self._complete(path, position)
 
     def _complete(self, path: Path, position: Position) -> None:
-        info = CheckpointInfo(
-            format=FORMAT_VERSION, size=path.stat().st_size, sha256=sha256_file(path), **asdict(position)
-        )
+        digest = sha256_file(path, self._rest)
+        info = CheckpointInfo(format=FORMAT_VERSION, size=path.stat().st_size, sha256=digest, **asdict(position))
         atomic_json(path.with_suffix(".json"), asdict(info), "checkpoint's second file")
         prune_old(path.parent, self.keep_last)
         release_free_memory()
@@ -145,9 +158,17 @@ def snapshot(value: Any) -> Any:
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return type(value)((key, snapshot(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not all(type(item) is int for item in value):  # generators have hundreds
         return type(value)(snapshot(item) for item in value)
     return value
+
+
+def _size(value: Any) -> int:
+    """Bytes of all tensors."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_size(item) for item in items if not isinstance(item, int))
 
 
 def _what_remains(directory: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+PORTION = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,10 @@ def gather_all(checkpoint: Any) -> None:
         part.gather()
 
 
-def write_streaming(checkpoint: Any, path: Path) -> None:
+def write_streaming(checkpoint: Any, path: Path, rest_fn: Callable[[float], None] = lambda seconds: None) -> None:
     """Write what `torch.save` would, one tensor in memory at a time. Gathers all, also when the storage fails.
+
+    `rest_fn` is called after every few MB with the seconds that they took.
 
     The records in the file have no right CRC-32, which torch does not read either; a SHA-256 stands beside the file.
     """
@@ -45,7 +50,11 @@ def write_streaming(checkpoint: Any, path: Path) -> None:
         with path.open("r+b") as file:
             for place, value in _pairs(outline, checkpoint):
                 file.seek(place.untyped_storage()._checkpoint_offset or 0)
-                file.write(_values(next(rest).gather()) if isinstance(value, Deferred) else _storage(value))
+                content = _values(next(rest).gather()) if isinstance(value, Deferred) else _storage(value)
+                for start in range(0, len(content), PORTION):
+                    began = time.monotonic()
+                    file.write(content[start : start + PORTION])
+                    rest_fn(time.monotonic() - began)
     finally:
         gather_all(list(rest))
 

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,16 @@ _REASONS = {
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
-def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_file(path: str | Path, rest_fn: Callable[[float], None] = lambda seconds: None) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. `rest_fn` is called after every MB with the seconds it took."""
+    digest, buffer = hashlib.sha256(), bytearray(1 << 20)
+    with Path(path).open("rb", buffering=0) as file:
+        began = time.monotonic()
+        while size := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:size])
+            rest_fn(time.monotonic() - began)
+            began = time.monotonic()
+    return digest.hexdigest()
 
 
 @contextmanager
