@@ -114,6 +114,8 @@ def watch() -> None:
         result = plain_step(self, batch)
         if self.training and hit(self, PLAN.get("spoil")) and PLAN["spoil"]["kind"] == "nan":
             result = {**result, "loss": result["loss"] * float("nan")}
+        if fault_in_backward(self, batch, PLAN.get("spoil")):
+            result["loss"].register_hook(run_out_of_memory)
         return result
 
     def optimizer_step(self: Any, *arguments: Any) -> None:
@@ -143,6 +145,20 @@ def spoil(task: Any, batch: Any, fault: dict[str, Any] | None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if hit(task, fault) and fault and fault["kind"] == "raise":
         raise ValueError("made up by the test")
+
+
+def fault_in_backward(task: Any, batch: Any, fault: dict[str, Any] | None) -> bool:
+    return bool(
+        fault
+        and fault["kind"] == "oom in backward"
+        and task.training
+        and task.ranks.rank == fault["rank"]
+        and len(batch.y) > fault["above"]
+    )
+
+
+def run_out_of_memory(gradient: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory (made up by the test)")
 
 
 def inspect(strategy: Any, task: Any) -> dict[str, Any]:

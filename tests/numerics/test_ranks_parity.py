@@ -242,6 +242,18 @@ def test_out_of_memory_later_goes_on_from_the_step_before(
     assert_close(second, one())
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_out_of_memory_in_a_backward_pass_halves_it_as_well(
+    world_size: int, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    spoil = {"kind": "oom in backward", "rank": world_size - 1, "above": 70}
+    job = together(tmp_path, world_size, spoil=spoil, ledger=True)
+    assert job.code == 0, job.error
+    assert "OUT OF MEMORY: step 1: a micro-batch" in job.written
+    assert "the batch of an optimizer step stays 250" in job.written
+    assert_close(job, one())
+
+
 def test_out_of_memory_with_one_sample_is_the_end(together: Callable[..., Any], tmp_path: Path) -> None:
     job = together(tmp_path, 2, config={"data.batch_size": 4}, spoil={"kind": "oom", "rank": 0, "above": 0})
     assert job.code == 1, job.error

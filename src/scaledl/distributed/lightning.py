@@ -96,6 +96,8 @@ class ExactDDP(DDPStrategy):
             private = _may_change_gradients(self.lightning_module)
             self._gradients = SharedGradients.create(self._near, trainable, list(model.buffers()), private=private)
             if self._gradients is not None:
+                task: Any = self.lightning_module
+                task.sums_after_backward = True
                 return model
         # Spares a copy of all gradients. Those of convolutions are laid out otherwise, and the copy comes back.
         self._ddp_kwargs["gradient_as_bucket_view"] = all(parameter.ndim < 4 for parameter in model.parameters())

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from types import MethodType
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.strategies.strategy import Strategy
@@ -100,6 +102,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     @override
     def init_deepspeed(self) -> None:
         assert isinstance(self.model, nn.Module)
+        # DeepSpeed has its own, and Lightning would warn that ours is not called.
+        self._task.backward = MethodType(pl.LightningModule.backward, self._task)
         with _quiet_deepspeed():
             if self._task.arrives_in_shards:
                 self._shard()

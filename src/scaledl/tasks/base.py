@@ -60,6 +60,7 @@ class Task(pl.LightningModule):
         self.auxiliary: Auxiliary = _own_loss_only
         self.ranks = Ranks()
         self.averages_gradients = False  # over ranks, as DeepSpeed does, instead of summing them
+        self.sums_after_backward = False  # over ranks, which therefore can still speak in between
         self.gradient_clip: float | None = None
         self.arrives_in_shards = False  # the parameters, from rank 0, when DeepSpeed cuts them up
         self.max_nonfinite_steps = 0
@@ -114,6 +115,7 @@ class Task(pl.LightningModule):
         mine = not math.isfinite(value)
         bad, full = self._agreed(mine, out_of_memory is not None)
         if full:
+            self._give_back_buffers()
             raise OutOfMemory(self._out_of_memory(full, out_of_memory))
         if mine:
             self._trouble = value, batch.ids
@@ -123,6 +125,23 @@ class Task(pl.LightningModule):
         assert loss is not None
         self._window.append(loss.detach())
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Out of memory here ends the attempt on all ranks alike, unless gradients are on their way already."""
+        together = self.sums_after_backward or not self.ranks.several
+        out_of_memory: Exception | None = None
+        try:
+            super().backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            if not together or not is_out_of_memory(error):
+                raise
+            out_of_memory = error
+        if not together:
+            return
+        [full] = self.ranks.max_of([self.ranks.rank + 1 if out_of_memory else 0])
+        if full:
+            self._give_back_buffers()
+            raise OutOfMemory(self._out_of_memory(full, out_of_memory))
 
     def _nothing(self) -> Tensor:
         """A loss whose backward pass changes nothing. ZeRO 1 and 2 cannot do without a gradient of every parameter."""
@@ -182,14 +201,17 @@ class Task(pl.LightningModule):
         if self.skipped > self.max_nonfinite_steps:
             self._give_up(trouble)
         self.losses.append(torch.tensor(math.nan, device=self.device))
-        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
-            buffer.resize_(before.shape).copy_(before)
+        self._give_back_buffers()
         optimizer.zero_grad(set_to_none=True)
         if self.averages_gradients:
             self.trainer.strategy.discard_gradients()  # type: ignore[attr-defined]
         if trouble is not None:
             left = self.max_nonfinite_steps - self.skipped
             get_console().warn(f"{self._describe(*trouble)}; this step is left out ({left} more in a row are allowed)")
+
+    def _give_back_buffers(self) -> None:
+        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=False):
+            buffer.resize_(before.shape).copy_(before)
 
     def _give_up(self, trouble: tuple[float, Tensor] | None) -> NoReturn:
         what = "a rank's loss is not finite" if trouble is None else self._describe(*trouble)
