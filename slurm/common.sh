@@ -7,6 +7,7 @@
 # SCALEDL_MAX_STALLED_RESTARTS   give up after so many restarts in a row without a new step (2)
 # SCALEDL_REQUEUE_SECONDS        how long to try to requeue where Slurm does not answer (300)
 
+stage_steps=1000000000000 # more than a stage can have
 stop=""     # the signal that asked this job to stop
 step_pid="" # srun, while it runs
 restart="${SLURM_RESTART_COUNT:-0}"
@@ -101,7 +102,7 @@ run_step() {
 # How the step ended, from what the ranks' guardians wrote: `verdict`, and in words `reason`.
 # srun's own code does not carry it: after a kill -9 it may say 143, and the first rank that leaves decides.
 judge() {
-    local file key value
+    local file key value base step start
     local -A seen=() exits=()
     reached=0 began=0
     for file in "$SCALEDL_STATUS_DIR"/cause-*.status "$SCALEDL_STATUS_DIR"/rank-*.status; do
@@ -114,8 +115,10 @@ judge() {
         esac
         value="${rank[status]:-unknown}"
         [ "$value" != complete ] || [ "${rank[rank]:-}" = 0 ] || continue # rank 0 does what comes after the training
-        [ "${rank[step]:-0}" -le "$reached" ] || reached="${rank[step]}"
-        [ "${rank[start_step]:-0}" -le "$began" ] || began="${rank[start_step]}"
+        base="$((${rank[stage]:-0} * stage_steps))" # the steps of each stage count from 0
+        step="$((base + ${rank[step]:-0}))" start="$((base + ${rank[start_step]:-0}))"
+        [ "$step" -le "$reached" ] || reached="$step"
+        [ "$start" -le "$began" ] || began="$start"
         [ -z "${seen[$value]:-}" ] || continue
         seen[$value]="rank ${rank[rank]:-?} on ${rank[host]:-?}, step ${rank[step]:-0}${rank[signal]:+, ${rank[signal]}}\
 ${rank[message]:+: ${rank[message]}}"
@@ -145,7 +148,7 @@ judge_code() {
 
 # Counts restarts in a row without progress, in a file beside the ranks'. False when there were too many.
 may_restart() {
-    local file="$SCALEDL_STATUS_DIR/restarts" best=0 stalled=0 most="${SCALEDL_MAX_STALLED_RESTARTS:-2}"
+    local value file="$SCALEDL_STATUS_DIR/restarts" best=0 stalled=0 most="${SCALEDL_MAX_STALLED_RESTARTS:-2}"
     [ ! -r "$file" ] || read -r best stalled <"$file" || :
     if [ "$reached" -gt "$best" ] || { [ "$verdict" = preempted ] && [ "$reached" -gt "$began" ]; }; then
         best="$reached" stalled=0
@@ -154,7 +157,9 @@ may_restart() {
     fi
     echo "$best $stalled" >"$file" || say "cannot count restarts in $file"
     if [ "$stalled" -gt "$most" ]; then
-        say "not started again: $most restarts in a row got no further than step $best"
+        value=""
+        [ "$best" -lt "$stage_steps" ] || value="stage $((best / stage_steps)), "
+        say "not started again: $most restarts in a row got no further than ${value}step $((best % stage_steps))"
         return 1
     fi
 }

@@ -8,12 +8,14 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from scaledl import __version__
 from scaledl.errors import ScaledlError
 
+OTHERS_WAIT_SECONDS = 1.5
 EXIT_CODES = (
     "exit codes: 0 success, 1 failed run, 2 bad usage or config, 3 verdict is no (verification), "
     "75 stopped by a signal and resumable, 130 Ctrl-C"
@@ -260,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         getattr(commands, args.verb)(args)
     except ScaledlError as error:
+        _let_rank_0_speak(error)
         return error.exit_code if error.told else _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -272,6 +275,13 @@ def _configure_console(args: argparse.Namespace) -> None:
     from scaledl.console import get_console
 
     get_console().configure(json=args.json, quiet=args.quiet)
+
+
+def _let_rank_0_speak(error: ScaledlError) -> None:
+    """All ranks find the same in a config, and most launchers end the others when the first leaves."""
+    others = any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "SLURM_PROCID"))
+    if others and error.exit_code == 2:
+        time.sleep(OTHERS_WAIT_SECONDS)
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -20,14 +20,15 @@ FATAL = ("refused", "failed", "killed", "hung")  # ends all ranks
 LEAVING = ("preempted", "interrupted")
 CODES = {"complete": 0, "failed": 1, "stopped": 1, "hung": 1, "refused": 2, "preempted": 75, "interrupted": 130}
 MESSAGE_LENGTH = 500
-_INTEGERS = ("step", "start_step", "attempt", "rank", "pid")
+_INTEGERS = ("step", "start_step", "stage", "attempt", "rank", "pid")
 
 
 @dataclass(frozen=True)
 class RankStatus:
     """`launch` tells the files of one start of the job from those of another; `time` is the rank's last sign of life.
 
-    `start_step`: where this attempt began. `signal`: what killed it. `exit`: as a shell sees it, 137 for SIGKILL.
+    `start_step`: where this attempt began. `stage`: of a compression; each counts its steps from 0. `signal`: what
+    killed it. `exit`: as a shell sees it, 137 for SIGKILL.
     """
 
     launch: str
@@ -42,6 +43,7 @@ class RankStatus:
     exit: int | None = None
     time: str = ""
     message: str = ""
+    stage: int = 0
 
     def text(self) -> str:
         """Lines `key=value`, each value on one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -124,7 +125,8 @@ class Ward:
         self.attempts[folder] = int(message["attempt"])
         self._hang_seconds = None if seconds is None else float(seconds)
         self._begins = True
-        self.status = replace(self.status, status="running", attempt=int(message["attempt"]), step=0, start_step=0)
+        at, stage = int(message["attempt"]), _stage(folder)
+        self.status = replace(self.status, status="running", attempt=at, stage=stage, step=0, start_step=0)
 
     def _stepped(self, step: int) -> None:
         self.status = replace(self.status, step=step, start_step=step if self._begins else self.status.start_step)
@@ -162,3 +164,12 @@ class Ward:
         """The exit code for the guardian to leave with."""
         not_its_own = self.status.status == "hung" or (self.ended_by_us and self.status.status != "interrupted")
         return 1 if not_its_own else self.status.exit or 0
+
+
+def _stage(folder: Path) -> int:
+    """
+    >>> _stage(Path("runs/x/1/stages/02-prune/ranks")), _stage(Path("runs/x/1/ranks"))
+    (2, 0)
+    """
+    found = re.search(r"/stages/(\d+)-[^/]+/ranks$", folder.as_posix())
+    return int(found[1]) if found else 0

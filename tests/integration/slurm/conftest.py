@@ -28,7 +28,7 @@ TRAIN_SAMPLES = 1295  # of digits, after the validation split
 
 # Plays one rank of scaledl. `train`: $PLAN has an entry for each attempt, the last one stands for all that follow:
 #   wait            until a stop signal, then save ten steps further and leave with 75
-#   STATUS:CODE     leave the status file so and exit
+#   STATUS:CODE     leave the status file so and exit; STATUS:CODE:STAGE in this stage of a compression
 #   exit:CODE       no status file
 #   die             kill -9 of itself, the status file says `starting`
 STAND_IN = """\
@@ -54,7 +54,7 @@ Path("calls").mkdir(exist_ok=True)
 call = environ["SLURM_JOB_ID"] + "-" + str(restart) + "-" + str(rank) + ".json"
 Path("calls", call + "~").write_text(json.dumps(record))
 plan = (environ.get("PLAN", "complete:0") if sys.argv[1] == "train" else "complete:0").split(",")
-kind, _, code = plan[min(restart, len(plan) - 1)].partition(":")
+kind, code, stage = (plan[min(restart, len(plan) - 1)] + "::").split(":")[:3]
 launch = "slurm-" + environ["SLURM_JOB_ID"] + "." + environ["SLURM_STEP_ID"] + "-r" + str(restart)
 
 
@@ -76,7 +76,7 @@ if kind == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if kind != "exit":
     step = 0 if kind != "complete" else 10 * restart + 10
-    tell(kind, exit=int(code), step=step, message="as the plan says")
+    tell(kind, exit=int(code), step=step, stage=int(stage or 0), message="as the plan says")
 sys.exit(int(code))
 """
 

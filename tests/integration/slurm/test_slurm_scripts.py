@@ -231,6 +231,17 @@ def test_a_crash_loop_ends(stand_in: Project) -> None:
     assert "1 restarts in a row got no further than step 20" in slurm.log(job)
 
 
+def test_another_stage_is_progress(stand_in: Project) -> None:
+    """Each counts its steps from 0."""
+    slurm = stand_in.slurm
+    job = stand_in.submit("c.yaml", PLAN="failed:1:1,failed:1:2,failed:1:2", SCALEDL_MAX_STALLED_RESTARTS="0")
+    slurm.release(job)
+    slurm.release(job, 2)
+    slurm.wait_for(job, "FAILED")
+    assert slurm.restarts(job) == 2
+    assert "0 restarts in a row got no further than stage 2, step 0" in slurm.log(job)
+
+
 def test_no_requeue_is_named(stand_in: Project) -> None:
     """Fault 10."""
     slurm, job = stand_in.slurm, stand_in.submit("c.yaml", options=["--no-requeue"], PLAN="wait")

@@ -29,6 +29,7 @@ FULL = RankStatus(
     exit=137,
     time="2026-01-01T00:00:00+00:00",
     message="a=b",
+    stage=2,
 )
 
 
@@ -36,7 +37,7 @@ def test_a_file_is_lines_that_a_shell_can_read(tmp_path: Path) -> None:
     write_status(tmp_path, FULL)
     assert (tmp_path / "rank-00003.status").read_text() == (
         "launch=job-7.0\nstatus=killed\nstep=450\nstart_step=300\nattempt=2\nrank=3\nhost=n2\npid=123\n"
-        "signal=SIGKILL\nexit=137\ntime=2026-01-01T00:00:00+00:00\nmessage=a=b\n"
+        "signal=SIGKILL\nexit=137\ntime=2026-01-01T00:00:00+00:00\nmessage=a=b\nstage=2\n"
     )
 
 
@@ -57,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path, status: str, durable: bool) -> 
 def test_no_value_breaks_its_line(tmp_path: Path, message: str) -> None:
     write_status(tmp_path, replace(FULL, message=message, host=f"n{message}"))
     text = (tmp_path / "rank-00003.status").read_text(encoding="utf-8")
-    assert text.count("\n") == len(text.splitlines()) == 12
+    assert text.count("\n") == len(text.splitlines()) == 13
     assert len(text) < 2000
     found = read_status(status_path(tmp_path, 3))
     assert found is not None
