@@ -262,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         getattr(commands, args.verb)(args)
     except ScaledlError as error:
-        _let_rank_0_speak(error)
-        return error.exit_code if error.told else _fail(str(error), error.exit_code)
+        told = error.told or _told_by_rank_0(error)
+        return error.exit_code if told else _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -277,11 +277,17 @@ def _configure_console(args: argparse.Namespace) -> None:
     get_console().configure(json=args.json, quiet=args.quiet)
 
 
-def _let_rank_0_speak(error: ScaledlError) -> None:
-    """All ranks find the same in a config, and most launchers end the others when the first leaves."""
-    others = any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "SLURM_PROCID"))
-    if others and error.exit_code == 2:
-        time.sleep(OTHERS_WAIT_SECONDS)
+def _told_by_rank_0(error: ScaledlError) -> bool:
+    """All ranks find the same in a config; most launchers end the others when the first leaves: these wait for it."""
+    other = any(os.environ.get(name, "0").strip() not in ("", "0") for name in ("RANK", "SLURM_PROCID"))
+    if not other or error.exit_code != 2:
+        return False
+    from scaledl.distributed.preemption import stop_flag
+
+    deadline = time.monotonic() + OTHERS_WAIT_SECONDS
+    while not stop_flag.signum and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(stop_flag.signum)
 
 
 def _fail(message: str, exit_code: int) -> int:

@@ -147,7 +147,7 @@ def test_a_wrong_config_is_refused_without_a_traceback(way: str, place: Place) -
     assert code == 2
     assert "optimizer.lr" in err
     if way == "local":
-        assert err.count("optimizer.lr: got 0") == 1, "said once, not by every rank"
+        assert err.count("optimizer.lr (command line): got 0") == 1, "said once, not by every rank"
     assert "Traceback" not in err
     assert "exitcode" not in err
     place.wait_until_none_is_left()

@@ -13,6 +13,7 @@ from typing import Literal
 
 from scaledl.distributed.node_list import expand_counts, expand_node_list
 from scaledl.errors import UsageError
+from scaledl.run.process import RAY_WORKER
 
 __all__ = ["ClusterSpec", "Launcher", "detect_cluster", "expand_node_list"]
 
@@ -24,7 +25,6 @@ _MARKS_OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE")  # the second is DeepSpeed's
 _NODE_RANKS = ("GROUP_RANK", "NODE_RANK", "CROSS_RANK")  # torchrun, Ray Train, DeepSpeed
 _NODE_COUNTS = ("GROUP_WORLD_SIZE", "CROSS_SIZE")
-_RAY_WORKER = "RAY_RAYLET_PID"
 _TASK_VARIABLES = ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 _PSEUDO_STEPS = 0xFFFFFFF0  # the batch step and the shell of an allocation have step ids above this
 _MAX_RANKS = 1_000_000
@@ -63,7 +63,7 @@ class ClusterSpec:
 
 def detect_cluster(environ: Mapping[str, str]) -> ClusterSpec:
     """The place that the environment describes. Raises UsageError for what is empty, wrong or contradicts itself."""
-    if _RAY_WORKER in environ:  # Ray's node may run in a job of Slurm, but its workers are no tasks of it
+    if RAY_WORKER in environ:  # Ray's node may run in a job of Slurm, but its workers are no tasks of it
         environ = {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
     marks = [name for name in _MARKS_OF_A_RANK if name in environ]
     missing = [name for name in _RANK_VARIABLES if not _present(environ, name)]

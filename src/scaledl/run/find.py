@@ -13,6 +13,7 @@ from scaledl.errors import UsageError
 from scaledl.run.create import LATEST
 from scaledl.run.directory import Run
 from scaledl.run.manifest import FILE_NAME
+from scaledl.run.process import RAY_WORKER
 
 if TYPE_CHECKING:
     from scaledl.config.schema import Config
@@ -23,8 +24,11 @@ _warned: set[Path] = set()  # a verb lists the runs several times
 
 
 def default_id(config: Config) -> str | None:
-    """`run.id`, else the Slurm job id (ARRAYJOB_INDEX in an array), else None: a new one is to be made."""
-    if config.run.id is not None:
+    """`run.id`, else the Slurm job id (ARRAYJOB_INDEX in an array), else None: a new one is to be made.
+
+    A worker of Ray has no job of its own: others run in the same one.
+    """
+    if config.run.id is not None or RAY_WORKER in os.environ:
         return config.run.id
     array = [os.environ.get(key, "") for key in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
     id = "_".join(array) if all(array) else os.environ.get("SLURM_JOB_ID", "")

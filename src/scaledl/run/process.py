@@ -9,6 +9,8 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 
+RAY_WORKER = "RAY_RAYLET_PID"  # what Ray sets for its workers, and they for their children
+
 
 @dataclass(frozen=True)
 class Process:
