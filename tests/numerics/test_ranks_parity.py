@@ -119,6 +119,30 @@ def test_each_rank_keeps_its_share_only(
         assert found["shard_bytes"] == pytest.approx(bytes_of_all / 2 if stage == 3 else 0, rel=0.1)
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_training_that_had_only_to_be_handed_over_is(
+    stage: int, together: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Killed between its last checkpoint and the result: no step is left to do."""
+    first = together(tmp_path, 2, config=ZERO[stage])
+    assert first.code == 0, first.error
+    whole = weights(first)
+    (tmp_path / "weights.pt").unlink()
+    again = together(tmp_path, 2, config=ZERO[stage])
+    assert again.code == 0, again.error
+    assert all(torch.equal(value, weights(again)[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_on_one_rank_gives_the_convolutions_that_plain_training_gives(
+    stage: int, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = {"model": {"family": "resnet", "depth": 8, "width": 4}, "trainer.channels_last": False}
+    job = together(tmp_path, 1, config={**config, **ZERO[stage]})
+    assert job.code == 0, job.error
+    assert_close(job, one(**config))
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_trains_convolutions_and_takes_over_from_ddp(
     stage: int, together: Callable[..., Any], tmp_path: Path

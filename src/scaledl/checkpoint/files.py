@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def scan(directory: Path) -> list[tuple[Path, CheckpointInfo]]:
     return [(path, info) for path, info in infos if info is not None]
 
 
-def problem(path: Path, info: CheckpointInfo) -> str | None:
+def problem(path: Path, info: CheckpointInfo, rest_fn: Callable[[float], None] = lambda seconds: None) -> str | None:
     """Why this checkpoint cannot be used, or None."""
     if info.format != FORMAT_VERSION:
         return f"its format is {info.format}, this scaledl reads {FORMAT_VERSION}"
@@ -67,7 +68,7 @@ def problem(path: Path, info: CheckpointInfo) -> str | None:
         return "the file is missing"
     if path.stat().st_size != info.size:
         return f"it has {path.stat().st_size:,} bytes instead of {info.size:,}"
-    if sha256_file(path) != info.sha256:
+    if sha256_file(path, rest_fn) != info.sha256:
         return "its content does not match its SHA-256"
     return None
 
@@ -88,13 +89,13 @@ def _sidecar_problem(path: Path) -> str:
     return f"its {sidecar.name} is damaged" if sidecar.is_file() else f"there is no {sidecar.name}: it was cut off"
 
 
-def prune_old(directory: Path, keep_last: int) -> None:
+def prune_old(directory: Path, keep_last: int, rest_fn: Callable[[float], None] = lambda seconds: None) -> None:
     """Remove all but the newest `keep_last` and the best (lowest validation loss), only once the newest verifies.
 
     What is older than the newest and has no readable second file goes as well: nothing would ever load it.
     """
     found = scan(directory)
-    if not found or problem(*found[0]) is not None:
+    if not found or problem(*found[0], rest_fn) is not None:
         return
     kept = {best_of(found), *(path for path, _ in found[:keep_last])}
     for path in candidates(directory):

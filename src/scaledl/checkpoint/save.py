@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from scaledl.checkpoint.files import step_of
+from scaledl.checkpoint.files import candidates, read_info, step_of
 from scaledl.checkpoint.random_state import random_state, ranks_random_state, restore_ranks_random_state
 from scaledl.checkpoint.writer import CheckpointWriter, Position
 from scaledl.distributed.preemption import StopFlag
@@ -112,8 +112,7 @@ class Checkpointer(pl.Callback):
 
     def _save_window_start(self, trainer: pl.Trainer, task: Any) -> None:
         """The state before the step that did not fit: nothing but the position in the data has moved since."""
-        step = trainer.global_step
-        if any(step_of(path) == step for path in self.directory.glob("step-*.ckpt")):
+        if self._is_saved(trainer.global_step):
             return
         loader: Any = trainer.train_dataloader
         window = loader.batch_size * trainer.accumulate_grad_batches
@@ -125,6 +124,14 @@ class Checkpointer(pl.Callback):
                 self.save(trainer, epoch_complete=False)
         finally:
             loader.consumed, self._random_now = position, None
+
+    def _is_saved(self, step: int) -> bool:
+        """As rank 0 sees it, whose writer may just be at it."""
+        there = 0
+        if self.ranks.is_main:
+            self.writer.close()
+            there = any(step_of(path) == step and read_info(path) is not None for path in candidates(self.directory))
+        return bool(self.ranks.max_of([int(there)])[0])
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": ranks_random_state(self.ranks, self._random_now)}

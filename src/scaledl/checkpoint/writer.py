@@ -62,7 +62,8 @@ class CheckpointWriter(CheckpointIO):
             with self._keeping_errors(path):
                 self._start(path, self._finish, self._stream(state, path), path, position)
         else:
-            self._start(path, self._write, state, path, position)
+            self._start(path, self._write, [state], path, position)
+            del state
 
     def wait(self) -> None:
         """Until the last save is on the disk. Raises ScaledlError when it could not be written."""
@@ -103,6 +104,7 @@ class CheckpointWriter(CheckpointIO):
             self._hurry.wait(FIRST_REST_SECONDS)  # the step that copied the state has lost enough
             with self._keeping_errors(path):
                 target(*arguments)
+            release_free_memory()
 
         self._thread = threading.Thread(target=run, name="scaledl-checkpoint", daemon=False)
         self._thread.start()
@@ -117,7 +119,9 @@ class CheckpointWriter(CheckpointIO):
         except BaseException as error:
             self._error = error
 
-    def _write(self, checkpoint: dict[str, Any], path: Path, position: Position) -> None:
+    def _write(self, box: list[dict[str, Any]], path: Path, position: Position) -> None:
+        """`box` holds the copy of the state, and is left empty: the copy is not needed to the end."""
+        checkpoint = box.pop()
         with atomic_file(path, "checkpoint") as temporary:
             if _size(checkpoint) < SMALL_BYTES:
                 torch.save(checkpoint, temporary)
@@ -148,8 +152,7 @@ class CheckpointWriter(CheckpointIO):
         digest = sha256_file(path, self._rest)
         info = CheckpointInfo(format=FORMAT_VERSION, size=path.stat().st_size, sha256=digest, **asdict(position))
         atomic_json(path.with_suffix(".json"), asdict(info), "checkpoint's second file")
-        prune_old(path.parent, self.keep_last)
-        release_free_memory()
+        prune_old(path.parent, self.keep_last, self._rest)
 
 
 def snapshot(value: Any) -> Any:

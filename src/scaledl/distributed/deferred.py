@@ -25,6 +25,7 @@ class Deferred:
 
 
 def has_deferred(checkpoint: Any) -> bool:
+    """Whether some of its tensors are to come."""
     return next(_deferred(checkpoint), None) is not None
 
 

@@ -7,6 +7,7 @@ of the gradients are copied once (with two ranks), and no system call is made.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,15 +51,18 @@ class SharedGradients:
         self.private = private
         self._parameters = list(reversed(parameters))  # the order in which a backward pass makes them
         self._buffers = list(buffers)
-        self._buffer_sizes: list[int] = []
+        self._buffer_shapes: list[torch.Size] = []
         self._shared_buffers: list[Tensor] = []
 
     @classmethod
     def create(
         cls, near: Near, parameters: Sequence[nn.Parameter], buffers: Sequence[Tensor], *, private: bool
     ) -> SharedGradients | None:
-        """None where there is no room for it, or where gradients are not dense and of one type."""
-        if not parameters or any(p.dtype != torch.float32 or not _is_dense(p) for p in parameters):
+        """None, on all ranks, where there is no room for it, or gradients are not dense, in fp32 and laid out alike."""
+        suitable = bool(parameters) and all(p.dtype == torch.float32 and _is_dense(p) for p in parameters)
+        layout = repr([(tuple(parameter.shape), parameter.stride()) for parameter in parameters])
+        told = near.ranks.gather_bytes(hashlib.sha256(layout.encode()).digest() if suitable else b"unsuitable")
+        if len(set(told)) > 1 or not suitable:
             return None
         made = cls(near, parameters, buffers, private=private)
         return made if made._take_room() else None
@@ -131,9 +135,10 @@ class SharedGradients:
                 parameter.grad = view
 
     def _lay_out_buffers(self) -> None:
-        sizes = [buffer.nbytes for buffer in self._buffers]
-        if sizes != self._buffer_sizes:  # at first, and where the ranges of observers take shape
-            self._share_buffers(sizes)
+        shapes = [buffer.shape for buffer in self._buffers]
+        if shapes != self._buffer_shapes:  # at first, and where the ranges of observers take shape
+            self._share_buffers()
+            self._buffer_shapes = shapes
         if self.near.ranks.is_main and self._buffers:
             torch._foreach_copy_(self._shared_buffers, self._buffers)
 
@@ -141,12 +146,12 @@ class SharedGradients:
         if not self.near.ranks.is_main and self._buffers:
             torch._foreach_copy_(self._buffers, self._shared_buffers)
 
-    def _share_buffers(self, sizes: list[int]) -> None:
+    def _share_buffers(self) -> None:
+        sizes = [buffer.nbytes for buffer in self._buffers]
         places = _places(sizes)
         region = self.near.region(max(places[-1], 1))
         if region is None:
             raise ScaledlError(f"{FOLDER} is full: {places[-1]:,} bytes are wanted there; end what else uses it")
-        self._buffer_sizes = sizes
         self._shared_buffers = [
             region[place : place + size].view(buffer.dtype).view(buffer.shape)
             for place, size, buffer in zip(places, sizes, self._buffers, strict=False)

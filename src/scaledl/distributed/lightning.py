@@ -97,7 +97,7 @@ class ExactDDP(DDPStrategy):
             self._gradients = SharedGradients.create(self._near, trainable, list(model.buffers()), private=private)
             if self._gradients is not None:
                 task: Any = self.lightning_module
-                task.sums_after_backward = True
+                task.after_backward = self._sum_gradients
                 return model
         # Spares a copy of all gradients. Those of convolutions are laid out otherwise, and the copy comes back.
         self._ddp_kwargs["gradient_as_bucket_view"] = all(parameter.ndim < 4 for parameter in model.parameters())
@@ -118,16 +118,14 @@ class ExactDDP(DDPStrategy):
         finally:
             self._accumulating = False
 
-    @override
-    def post_backward(self, closure_loss: torch.Tensor) -> None:
-        super().post_backward(closure_loss)
+    def _sum_gradients(self) -> None:
         if self._gradients is not None and not self._accumulating:
             self._gradients.exchange()
 
     @override
     def teardown(self) -> None:
         if self._gradients is not None and self.model is not None:
-            self.model.zero_grad(set_to_none=True)  # they may lie in memory that goes now
+            self.model.zero_grad(set_to_none=True)  # views on the shared memory keep all of it
             self._gradients = None
         super().teardown()
 

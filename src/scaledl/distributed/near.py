@@ -12,7 +12,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,7 @@ class Near:
 
     @staticmethod
     def control_bytes(world_size: int) -> int:
+        """Size of the memory for barriers and numbers."""
         return world_size * (_LINE + 2 * 8 * MAX_VALUES)
 
     def barrier(self) -> None:
@@ -70,14 +70,19 @@ class Near:
                 os.sched_yield()
             else:
                 time.sleep(_PAUSE)
-            if now - looked > _LOOK_SECONDS:
-                looked = now
-                self._check()
-            if now - began > self.ranks.timeout_seconds:
-                raise RuntimeError(f"timed out waiting {self.ranks.timeout_seconds:g} s for a rank of this machine")
+            try:
+                if now - looked > _LOOK_SECONDS:
+                    looked = now
+                    self._check()
+                if now - began > self.ranks.timeout_seconds:
+                    raise RuntimeError(f"timed out waiting {self.ranks.timeout_seconds:g} s for a rank of this machine")
+            except RuntimeError:
+                if arrived[other] < count:  # else it came while we looked elsewhere
+                    raise
 
     def max_(self, values: list[int]) -> list[int]:
         """The largest of all ranks, one by one; at most 32 numbers."""
+        assert len(values) <= MAX_VALUES
         slots = self._slots[self._count % 2]  # whoever reads the other side has not met us here yet
         place = self.ranks.rank * MAX_VALUES
         for number, value in enumerate(values):
@@ -106,37 +111,41 @@ def meet_near(ranks: Ranks, check: Callable[[], None]) -> Near | None:
 
 
 def share_memory(ranks: Ranks, size: int) -> Tensor | None:
-    """Bytes in a file without a name, which goes when the last rank does, however that ends."""
-    path: Path | None = None
-    file = -1
+    """Zeroed bytes in a file without a name, which goes when the last rank does, however that ends.
+
+    It gets its size when it has lost its name, so that a rank that is killed in between leaves nothing large.
+    """
+    path, file = FOLDER / f"scaledl-{secrets.token_hex(8)}", -1
     try:
         if ranks.is_main:
-            path, file = _create(size)
-        [name, *_] = ranks.gather_bytes((path.name if path else "-").encode())
+            file = _opened(path, os.O_CREAT | os.O_EXCL)
+        [name, *_] = ranks.gather_bytes(path.name.encode())
         if not ranks.is_main:
-            with suppress(OSError):
-                file = os.open(FOLDER / name.decode(), os.O_RDWR | os.O_NOFOLLOW)
-        there = file >= 0 and os.fstat(file).st_size == size
-        [missing] = ranks.max_(torch.tensor([0 if there else 1])).tolist()
-        if missing:
+            file = _opened(FOLDER / name.decode(), os.O_NOFOLLOW)
+        everywhere = not ranks.max_(torch.tensor([int(file < 0)])).item()
+        if ranks.is_main:
+            path.unlink(missing_ok=True)
+        [full] = ranks.max_(torch.tensor([int(everywhere and ranks.is_main and not _has_room(file, size))])).tolist()
+        if full or not everywhere:
             return None
         return torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)
     finally:
+        if ranks.is_main:
+            path.unlink(missing_ok=True)
         if file >= 0:
             os.close(file)
-        if path is not None:
-            path.unlink(missing_ok=True)
 
 
-def _create(size: int) -> tuple[Path | None, int]:
-    path = FOLDER / f"scaledl-{secrets.token_hex(8)}"
-    file = -1
+def _opened(path: Path, flags: int) -> int:
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.posix_fallocate(file, 0, size)  # else a full one would kill whoever writes to it
+        return os.open(path, os.O_RDWR | flags, 0o600)
     except OSError:
-        if file >= 0:
-            os.close(file)
-            path.unlink(missing_ok=True)
-        return None, -1
-    return path, file
+        return -1
+
+
+def _has_room(file: int, size: int) -> bool:
+    try:
+        os.posix_fallocate(file, 0, size)  # without it a full disk would kill whoever writes there
+    except OSError:
+        return False
+    return True

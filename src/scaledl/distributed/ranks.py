@@ -94,7 +94,11 @@ class Ranks:
 
     def check_others(self) -> None:
         """While others are waited for without a connection: RuntimeError when one failed, or rank 0 says goodbye."""
-        if has(self._store, ["error"]) or (not self.is_main and has(self._store, [f"call/{self._calls + 1}"])):
+        try:
+            left = has(self._store, ["error"]) or (not self.is_main and has(self._store, [f"call/{self._calls + 1}"]))
+        except ScaledlError as error:
+            raise RuntimeError(f"connection closed by peer: {error}") from error
+        if left:
             raise RuntimeError("connection closed by peer: another rank has left")
 
     def gather_bytes(self, data: bytes) -> list[bytes]:

@@ -189,9 +189,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Buffers as they are; a parameter is gathered when it is its turn to be written."""
         module = self._task
         state: dict[str, Any] = {
-            name: buffer.detach() for name, buffer in module.named_buffers() if _is_persistent(module, name)
+            name: buffer.detach()
+            for name, buffer in module.named_buffers(remove_duplicate=False)
+            if _is_persistent(module, name)
         }
-        for name, parameter in module.named_parameters():
+        for name, parameter in module.named_parameters(remove_duplicate=False):
             state[name] = Deferred(_shape(parameter), torch.float32, partial(self._whole, parameter))
         return {name: state[name] for name in _state_names(module)}
 
@@ -260,7 +262,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 if name in state:
-                    buffer.copy_(state[name])
+                    buffer.resize_(state[name].shape).copy_(state[name])  # the ranges of observers have none at first
             for name, parameter in module.named_parameters():
                 value = state[name].to(self.root_device)
                 _set_full(parameter, value)
@@ -388,7 +390,7 @@ def _state_keys(inner: Optimizer) -> list[str]:
 def _state_names(module: nn.Module) -> list[str]:
     """Names in the order of `state_dict`, without asking parameters that are sharded for their values."""
     names: list[str] = []
-    for prefix, part in module.named_modules():
+    for prefix, part in module.named_modules(remove_duplicate=False):
         dot = f"{prefix}." if prefix else ""
         names += [dot + name for name, value in part._parameters.items() if value is not None]
         names += [

@@ -44,9 +44,6 @@ def filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return module
 
 
-def is_blank(module: nn.Module) -> bool:
-    return any(parameter.is_meta for parameter in module.parameters())
-
-
 def empty_like(blank: nn.Parameter) -> Tensor:
+    """Room on the CPU for its values."""
     return torch.empty(blank.shape, dtype=blank.dtype)

@@ -60,7 +60,7 @@ class Task(pl.LightningModule):
         self.auxiliary: Auxiliary = _own_loss_only
         self.ranks = Ranks()
         self.averages_gradients = False  # over ranks, as DeepSpeed does, instead of summing them
-        self.sums_after_backward = False  # over ranks, which therefore can still speak in between
+        self.after_backward: Callable[[], None] | None = None  # sums gradients over ranks, which can speak before
         self.gradient_clip: float | None = None
         self.arrives_in_shards = False  # the parameters, from rank 0, when DeepSpeed cuts them up
         self.max_nonfinite_steps = 0
@@ -108,7 +108,7 @@ class Task(pl.LightningModule):
         return batch if self.channels_last else batch._replace(x=batch.x.contiguous())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.max_nonfinite_steps and batch_idx % self.accumulate == 0:
+        if batch_idx % self.accumulate == 0:
             self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes them
         loss, out_of_memory = self._loss(batch, batch_idx)
         value = 0.0 if loss is None else loss.item()
@@ -128,7 +128,7 @@ class Task(pl.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Out of memory here ends the attempt on all ranks alike, unless gradients are on their way already."""
-        together = self.sums_after_backward or not self.ranks.several
+        together = self.after_backward is not None or not self.ranks.several
         out_of_memory: Exception | None = None
         try:
             super().backward(loss, *args, **kwargs)
@@ -142,6 +142,8 @@ class Task(pl.LightningModule):
         if full:
             self._give_back_buffers()
             raise OutOfMemory(self._out_of_memory(full, out_of_memory))
+        if self.after_backward is not None:
+            self.after_backward()
 
     def _nothing(self) -> Tensor:
         """A loss whose backward pass changes nothing. ZeRO 1 and 2 cannot do without a gradient of every parameter."""
@@ -210,7 +212,7 @@ class Task(pl.LightningModule):
             get_console().warn(f"{self._describe(*trouble)}; this step is left out ({left} more in a row are allowed)")
 
     def _give_back_buffers(self) -> None:
-        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=False):
+        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
             buffer.resize_(before.shape).copy_(before)
 
     def _give_up(self, trouble: tuple[float, Tensor] | None) -> NoReturn:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,9 +32,9 @@ from scaledl.data import DataModule
 from scaledl.distributed.link import current_link
 from scaledl.distributed.preemption import stop_flag
 from scaledl.distributed.ranks import Ranks, current_ranks
-from scaledl.errors import UsageError
+from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.blank import blank_parameters, filled
-from scaledl.models.structure import Model, build
+from scaledl.models.structure import Model, Structure, build
 from scaledl.optim.optimizers import build_optimizer
 from scaledl.optim.schedules import build_schedule
 from scaledl.run import Run
@@ -41,7 +42,7 @@ from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
-from scaledl.train.share import arrives_in_shards
+from scaledl.train.share import arrives_in_shards, can_be_blank
 from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
 
 
@@ -124,10 +125,10 @@ def fit(
             trained = train_together(fitting)
             break
         except OutOfMemory as error:
-            settings = halve_micro_batch(fitting.settings, config, run, ranks, error)
-            fitting = dataclasses.replace(fitting, settings=settings, model=_anew(fitting))
+            problem = str(error)
         except Exception as error:
             raise ranks.blame(error) or error from error
+        fitting = _smaller(fitting, problem)  # out here nothing holds what the failed attempt had in memory
     module, task, trainer = trained
     epochs, steps, metrics = trainer.current_epoch, trainer.global_step, dict(task.val_metrics)
     if task.averages_gradients:
@@ -235,12 +236,22 @@ def _build_task(fitting: Fitting) -> Task:
     return task
 
 
-def _anew(fitting: Fitting) -> Model:
-    """The model without what the failed attempt hung on it, or made of it; its values come from the checkpoint."""
-    model = fitting.model
+def _smaller(fitting: Fitting, problem: str) -> Fitting:
+    """The same with smaller micro-batches, and a model without what the failed attempt hung on it, or made of it.
+
+    Its values come from the checkpoint. Raises ScaledlError where there is none, or where one sample is too much.
+    """
+    run, model = fitting.run, fitting.model
+    if newest_verified(run.checkpoints) is None:
+        raise ScaledlError(f"{problem}; and no checkpoint could be written to go on from with smaller micro-batches")
     if fitting.config.trainer.strategy == "deepspeed":
-        return Model(build(model.structure, trust=True), model.structure)
-    return Model(copy.deepcopy(model.module), model.structure)
+        model = Model(build(model.structure, trust=True), model.structure)
+    else:
+        model = Model(copy.deepcopy(model.module), model.structure)
+    fitting = dataclasses.replace(fitting, model=model)
+    gc.collect()
+    settings = halve_micro_batch(fitting.settings, fitting.config, run, fitting.ranks, problem)
+    return dataclasses.replace(fitting, settings=settings)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -302,12 +313,24 @@ def _result(fitting: Fitting, task: Task, whole: WholeWeights, average: MovingAv
     if not ranks.is_main:
         return task.model
     module = task.model
-    if whole.state is not None:
-        with blank_parameters():
-            blank = build(fitting.model.structure, trust=True)
-        module = filled(blank, _of_model(whole.state))
+    if task.averages_gradients:
+        state = whole.state
+        if state is None:  # no step was left to do, so nothing was trained, and nothing gathered
+            assert fitting.resume is not None
+            state = read_checkpoint(Path(fitting.resume))["state_dict"]
+        module = _whole_module(fitting.model.structure, _of_model(state))
     _select_weights(module, task, fitting.run, average, fitting.config)
     return module.cpu().to(memory_format=torch.contiguous_format).eval()
+
+
+def _whole_module(structure: Structure, state: dict[str, Tensor]) -> nn.Module:
+    if can_be_blank(structure):
+        with blank_parameters():
+            blank = build(structure, trust=True)
+        return filled(blank, state)
+    module = build(structure, trust=True)
+    module.load_state_dict(state)
+    return module
 
 
 def _of_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -320,7 +343,7 @@ def _select_weights(module: nn.Module, task: Task, run: Run, average: MovingAver
         if average is not None:
             module.load_state_dict(average.average)
         return
-    checkpoint = read_checkpoint(best)
+    checkpoint = read_checkpoint(best, mapped=config.trainer.strategy == "deepspeed")
     task.val_metrics = checkpoint["val_metrics"]
     if average is not None:
         module.load_state_dict(checkpoint["callbacks"]["MovingAverage"]["average"])

@@ -18,7 +18,6 @@ from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_json
-from scaledl.tasks.base import OutOfMemory
 from scaledl.train.precision import resolve_precision
 
 
@@ -68,7 +67,7 @@ def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, r
     return settings
 
 
-def halve_micro_batch(settings: Settings, config: Config, run: Run, ranks: Ranks, error: OutOfMemory) -> Settings:
+def halve_micro_batch(settings: Settings, config: Config, run: Run, ranks: Ranks, problem: str) -> Settings:
     """Smaller micro-batches of the same batch, for this run and its later attempts, said loudly.
 
     Raises ScaledlError when each rank has one sample already.
@@ -78,11 +77,12 @@ def halve_micro_batch(settings: Settings, config: Config, run: Run, ranks: Ranks
     accumulate = next(more, None)
     if accumulate is None:
         raise ScaledlError(
-            f"{error}; a smaller micro-batch than {batch // settings.accumulate} samples over {ranks.world_size} ranks "
-            f"cannot be cut from data.batch_size {batch}: use a smaller model, more memory or more ranks"
-        ) from error
+            f"{problem}; a smaller micro-batch than {batch // settings.accumulate} samples over "
+            f"{ranks.world_size} ranks cannot be cut from data.batch_size {batch}: "
+            "use a smaller model, more memory or more ranks"
+        )
     get_console().warn(
-        f"OUT OF MEMORY: {error}. Going on with {accumulate} micro-batches of {batch // accumulate} samples, "
+        f"OUT OF MEMORY: {problem}. Going on with {accumulate} micro-batches of {batch // accumulate} samples, "
         f"not {settings.accumulate} of {batch // settings.accumulate}; the batch of an optimizer step stays {batch}"
     )
     if torch.cuda.is_available():

@@ -17,8 +17,12 @@ from scaledl.train.settings import Settings
 def arrives_in_shards(config: Config, settings: Settings, structure: Structure) -> bool:
     """Whether parameters are sent while ZeRO-3 cuts them up, so that the other ranks never hold them whole."""
     zero3 = config.trainer.strategy == "deepspeed" and config.trainer.deepspeed.stage == 3
-    plain = all(change["op"] == "resize" for change in structure.history)  # others look at values
-    return zero3 and plain and settings.precision == "fp32"
+    return zero3 and can_be_blank(structure) and settings.precision == "fp32"
+
+
+def can_be_blank(structure: Structure) -> bool:
+    """Whether it can be built without values: what prepares a model for quantization looks at them."""
+    return all(change["op"] == "resize" for change in structure.history)
 
 
 def send(module: nn.Module, ranks: Ranks, *, by_shard: bool) -> None:
