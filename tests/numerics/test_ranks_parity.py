@@ -175,7 +175,8 @@ RESUMES: dict[str, tuple[Layout, Layout]] = {
     "zero 3 to zero 2 on 3": ((2, ZERO[3]), (3, ZERO[2])),
     "2 to 2 with workers": ((2, {"data.num_workers": 2}), (2, {"data.num_workers": 1})),
 }
-STOPS = range(1, 3 * STEPS) if EVERY else (8,)
+BEFORE_THE_LAST = range(1, 3 * STEPS - 1)  # of which all ranks know before the last step
+STOPS = BEFORE_THE_LAST if EVERY else (8,)
 
 
 @pytest.mark.parametrize("stop", STOPS)
@@ -194,7 +195,13 @@ def test_a_run_goes_on_on_another_layout(
     assert_every_sample_once_an_epoch(second.ledger())
 
 
-@pytest.mark.parametrize("stop", range(1, 3 * STEPS) if EVERY else (5, 6, 9))
+def test_a_signal_before_the_last_step_lets_it_finish(together: Callable[..., Any], whole: Any, tmp_path: Path) -> None:
+    job = together(tmp_path, 2, stop={"rank": 1, "step": 3 * STEPS - 1, "signal": "SIGTERM"})
+    assert job.code == 0, job.error
+    assert job.losses == whole.losses
+
+
+@pytest.mark.parametrize("stop", BEFORE_THE_LAST if EVERY else (5, 6, 9))
 def test_on_the_same_ranks_a_resumed_run_is_the_same_bit_for_bit(
     stop: int, together: Callable[..., Any], whole: Any, tmp_path: Path
 ) -> None:
