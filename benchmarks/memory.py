@@ -13,32 +13,25 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from torch import distributed
 
+import two_ranks
 from environment import machine, one_line, write_json
 from scaledl.config import Config
-from scaledl.console import get_console
-from scaledl.distributed.environment import ClusterSpec
-from scaledl.distributed.local import free_port
-from scaledl.distributed.ranks import Ranks, as_current, join
+from scaledl.distributed.ranks import Ranks, as_current
 from scaledl.models.structure import new_model
 from scaledl.run import Run
 from scaledl.train import fit, follow
 from step import synthetic_data
+from two_ranks import RANKS
 
-RANKS, BATCH, STEPS, WARMUP = 2, 32, 8, 3
+BATCH, STEPS, WARMUP = 32, 8, 3
 CASES: dict[str, tuple[dict[str, Any], float]] = {
     "ddp": ({}, 4.0),
     "zero 1": ({"strategy": "deepspeed", "deepspeed": {"stage": 1}}, 2 + 2 / RANKS),
@@ -116,40 +109,25 @@ def follow_fit(message: dict[str, Any], figures: list[dict[str, int]]) -> None:
 def be_rank(rank: int, port: int, case: str) -> None:
     from scaledl.config.registry import CALLBACKS
 
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    get_console().configure(quiet=True)
     CALLBACKS.register("benchmark_meter", f"{__name__}:get_meter")
-    spec = ClusterSpec("env", rank, rank, 0, RANKS, RANKS, 1, (), "127.0.0.1", port, "bench", None, 0)
-    store = distributed.TCPStore("127.0.0.1", port, RANKS, rank == 0, timedelta(seconds=60))
-    ranks = join(spec, store, backend="gloo", device=None, timeout_seconds=120)
+    ranks = two_ranks.meet(rank, port)
     figures: list[dict[str, int]] = []
     with as_current(ranks):
         if rank:
             code = ranks.follow({follow.FIT: lambda message: follow_fit(message, figures)})
-            print("RESULT " + json.dumps(figures[-1]))
+            two_ranks.tell(figures[-1])
             sys.exit(code)
         lead(ranks, case)
 
 
 def lead(ranks: Ranks, case: str) -> None:
     train(case, SMALL)
-    figures = train(case, LARGE)
-    print("RESULT " + json.dumps(figures))
+    two_ranks.tell(train(case, LARGE))
     ranks.close(0)
 
 
 def measure(case: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--case", case, "--port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([*command, "--rank", str(rank)], env=environment, stdout=subprocess.PIPE, text=True)
-        for rank in range(RANKS)
-    ]
-    outputs = [process.communicate()[0] for process in processes]
-    assert not any(process.returncode for process in processes), outputs
-    lines = [next(line for line in output.splitlines() if line.startswith("RESULT ")) for output in outputs]
-    figures = [json.loads(line.removeprefix("RESULT ")) for line in lines]
+    figures = two_ranks.run("--case", case)
     module = new_model(config_of(case, LARGE).model, (1, 28, 28), 10, 0).module
     size = sum(parameter.nbytes for parameter in module.parameters())
     formula = CASES[case][1]
@@ -170,8 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--port", type=int)
+    two_ranks.add_arguments(parser)
     args = parser.parse_args()
     if args.rank is not None:
         return be_rank(args.rank, args.port, args.case)

@@ -8,10 +8,7 @@ without any exchange of gradients. Run: python benchmarks/ranks.py [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import torch.nn.functional as F
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import two_ranks
 from environment import machine, one_line, write_json
 from scaledl.config import Config
-from scaledl.console import get_console
 from scaledl.data import DataModule
-from scaledl.distributed.environment import ClusterSpec
-from scaledl.distributed.ranks import Ranks, as_current, join
+from scaledl.distributed.ranks import Ranks, as_current
 from scaledl.models.structure import new_model
 from scaledl.optim.optimizers import build_optimizer
 from scaledl.run import Run
@@ -153,18 +148,11 @@ def follow_fit(message: dict[str, Any]) -> None:
 
 
 def be_rank(rank: int, port: int, rounds: int) -> None:
-    from datetime import timedelta
-
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    get_console().configure(quiet=True)
-    spec = ClusterSpec("env", rank, rank, 0, 2, 2, 1, (), "127.0.0.1", port, "bench", None, 0)
-    store = distributed.TCPStore("127.0.0.1", port, 2, rank == 0, timedelta(seconds=60))
-    ranks = join(spec, store, backend="gloo", device=None, timeout_seconds=120)
+    ranks = two_ranks.meet(rank, port)
     with as_current(ranks):
         if rank:
             sys.exit(ranks.follow({follow.FIT: follow_fit, "hand": lambda message: hand(message, ranks)}))
-        print("RESULT " + json.dumps(lead(ranks, rounds)))
+        two_ranks.tell(lead(ranks, rounds))
         ranks.close(0)
 
 
@@ -172,24 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--port", type=int)
+    two_ranks.add_arguments(parser)
     args = parser.parse_args()
     if args.rank is not None:
         return be_rank(args.rank, args.port, args.rounds)
     here = machine()
-    from scaledl.distributed.local import free_port
-
-    command = [sys.executable, __file__, "--rounds", str(args.rounds), "--port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    other = subprocess.Popen([*command, "--rank", "1"], env=environment)
-    output = subprocess.run(
-        [*command, "--rank", "0"], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    other.wait()
-    results = json.loads(
-        next(line for line in output.splitlines() if line.startswith("RESULT ")).removeprefix("RESULT ")
-    )
+    results, _ = two_ranks.run("--rounds", str(args.rounds))
     print(one_line(here))
     for result in results:
         print(f"{result['case']}, batch {result['batch_size']} on two ranks")

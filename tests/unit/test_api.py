@@ -156,14 +156,20 @@ def test_compress_names_the_keys_that_change_the_data(
         api.compress(trained, replace(config, {**changes, "compress.stages": STAGES}))
 
 
-def test_one_training_serves_every_recipe(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = []
+def ids_of_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Of every run that is to be trained, and is not."""
+    ids: list[str | None] = []
 
-    def stop(config: Config) -> Run:
+    def train(config: Config) -> Run:
         ids.append(config.run.id)
         raise UsageError("far enough")
 
-    monkeypatch.setattr("scaledl.api.running.train", stop)
+    monkeypatch.setattr("scaledl.api.running.train", train)
+    return ids
+
+
+def test_one_training_serves_every_recipe(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = ids_of_trainings(monkeypatch)
     start = replace(config, {"run.id": None, "compress.stages": STAGES})
     two = [{"method": "prune"}, {"method": "qat"}]
     for changes in ({}, {"compress.stages": two}, {"export.latency_threads": 2}, {"run.seed": 1}):
@@ -174,16 +180,10 @@ def test_one_training_serves_every_recipe(config: Config, monkeypatch: pytest.Mo
 
 def test_a_chain_goes_on_on_another_layout(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an id of its own, its id follows from the config: not from how many ranks happen to work on it."""
-    ids = []
-
-    def train(config: Config) -> Run:
-        ids.append(config.run.id)
-        raise ScaledlError("far enough")
-
-    monkeypatch.setattr("scaledl.api.running.train", train)
+    ids = ids_of_trainings(monkeypatch)
     layouts = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.hang_seconds": None, "data.num_workers": 1}
     for changes in ({}, layouts, {"optimizer.lr": 0.5}):
-        with pytest.raises(ScaledlError, match="far enough"):
+        with pytest.raises(UsageError, match="far enough"):
             api.chain(replace(config, {"run.id": None, "compress.stages": STAGES, **changes}))
     assert ids[0] == ids[1] != ids[2]
 
