@@ -103,6 +103,28 @@ def test_ranks_that_share_no_memory_train_as_one_process_does(
         assert not found["near"]
 
 
+def test_where_memory_cannot_be_shared_gradients_go_through_sockets(
+    together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = together(tmp_path, 2, config=SGD, inspect=True, **{"no room": True})
+    assert job.code == 0, job.error
+    assert_close(job, one(**SGD))
+    assert not any(found["near"] for found in job.inspected())
+
+
+@pytest.mark.parametrize("sockets", [False, True])
+def test_hooks_see_the_gradients_of_all_ranks(sockets: bool, together: Callable[..., Any], tmp_path: Path) -> None:
+    for ranks in (1, 2):
+        job = together(tmp_path / str(ranks), ranks, config=SGD, norms=True, sockets=sockets)
+        assert job.code == 0, job.error
+    [alone, *both] = [
+        [float(line) for line in (tmp_path / name).read_text().split()]
+        for name in ("1/norms-0.txt", "2/norms-0.txt", "2/norms-1.txt")
+    ]
+    assert len(alone) == 3 * STEPS
+    assert both[0] == both[1] == pytest.approx(alone, rel=1e-4)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_each_rank_keeps_its_share_only(
     stage: int, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from scaledl.console import get_console
 from scaledl.run import sha256_file
+from scaledl.run.files import Rest, no_rest
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d+)\.(?:ckpt|json)")
@@ -60,7 +60,7 @@ def scan(directory: Path) -> list[tuple[Path, CheckpointInfo]]:
     return [(path, info) for path, info in infos if info is not None]
 
 
-def problem(path: Path, info: CheckpointInfo, rest_fn: Callable[[float], None] = lambda seconds: None) -> str | None:
+def problem(path: Path, info: CheckpointInfo, rest_fn: Rest = no_rest) -> str | None:
     """Why this checkpoint cannot be used, or None."""
     if info.format != FORMAT_VERSION:
         return f"its format is {info.format}, this scaledl reads {FORMAT_VERSION}"
@@ -89,7 +89,7 @@ def _sidecar_problem(path: Path) -> str:
     return f"its {sidecar.name} is damaged" if sidecar.is_file() else f"there is no {sidecar.name}: it was cut off"
 
 
-def prune_old(directory: Path, keep_last: int, rest_fn: Callable[[float], None] = lambda seconds: None) -> None:
+def prune_old(directory: Path, keep_last: int, rest_fn: Rest = no_rest) -> None:
     """Remove all but the newest `keep_last` and the best (lowest validation loss), only once the newest verifies.
 
     What is older than the newest and has no readable second file goes as well: nothing would ever load it.

@@ -86,7 +86,7 @@ class Checkpointer(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.save(trainer, epoch_complete=True, val_loss=pl_module.val_metrics.get("val_loss"))
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
-            signum = int(self.ranks.max_(torch.tensor([self.stop_flag.signum or pl_module.stop_signum]))[0])
+            [signum] = self.ranks.max_of([self.stop_flag.signum or pl_module.stop_signum])
             if signum:
                 self._stop(signum, f"checkpoint saved after epoch {trainer.current_epoch + 1}")
         else:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scaledl.checkpoint.content import check_fit, read_checkpoint
 from scaledl.checkpoint.files import FORMAT_VERSION, CheckpointInfo, newest_verified, prune_old
 from scaledl.console import get_console
-from scaledl.distributed.deferred import gather_all, has_deferred, write_streaming
+from scaledl.distributed.deferred import gather_all, write_streaming
 from scaledl.distributed.memory import release_free_memory
 from scaledl.errors import ScaledlError
 from scaledl.run import atomic_file, atomic_json, sha256_file
@@ -43,11 +43,11 @@ class CheckpointWriter(CheckpointIO):
     """
 
     def __init__(
-        self, module: nn.Module, *, keep_last: int, check_token: Callable[[], None], mapped: bool = False
+        self, module: nn.Module, *, keep_last: int, check_token: Callable[[], None], sharded: bool = False
     ) -> None:
         self.module = module
         self.keep_last = keep_last
-        self.mapped = mapped  # what is loaded is taken in shards
+        self.sharded = sharded  # what is saved is gathered tensor by tensor, what is loaded is taken in shards
         self.check_token = check_token
         self.position: Position | None = None  # of the checkpoint that is saved next
         self._thread: threading.Thread | None = None
@@ -58,7 +58,7 @@ class CheckpointWriter(CheckpointIO):
         assert self.position is not None
         self.wait()
         state, path, position = snapshot(checkpoint), Path(path), self.position
-        if self.mapped and has_deferred(state):
+        if self.sharded:
             with self._keeping_errors(path):
                 self._start(path, self._finish, self._stream(state, path), path, position)
         else:
@@ -92,7 +92,7 @@ class CheckpointWriter(CheckpointIO):
             get_console().warn(str(error))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint = read_checkpoint(Path(path), mapped=self.mapped)
+        checkpoint = read_checkpoint(Path(path), mapped=self.sharded)
         check_fit(Path(path), checkpoint["state_dict"], self.module)
         return checkpoint
 

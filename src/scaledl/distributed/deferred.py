@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from scaledl.run.files import Rest, no_rest
+
 PORTION = 4 << 20
 
 
@@ -24,18 +26,13 @@ class Deferred:
     gather: Callable[[], Tensor]
 
 
-def has_deferred(checkpoint: Any) -> bool:
-    """Whether some of its tensors are to come."""
-    return next(_deferred(checkpoint), None) is not None
-
-
 def gather_all(checkpoint: Any) -> None:
     """Take part in every gathering, and keep nothing."""
     for part in _deferred(checkpoint):
         part.gather()
 
 
-def write_streaming(checkpoint: Any, path: Path, rest_fn: Callable[[float], None] = lambda seconds: None) -> None:
+def write_streaming(checkpoint: Any, path: Path, rest_fn: Rest = no_rest) -> None:
     """Write what `torch.save` would, one tensor in memory at a time. Gathers all, also when the storage fails.
 
     `rest_fn` is called after every few MB with the seconds that they took.

@@ -39,7 +39,14 @@ _REASONS = {
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
-def sha256_file(path: str | Path, rest_fn: Callable[[float], None] = lambda seconds: None) -> str:
+Rest = Callable[[float], None]
+
+
+def no_rest(seconds: float) -> None:
+    """For work that others do not wait beside. A `Rest` is told the seconds that a part of the work took."""
+
+
+def sha256_file(path: str | Path, rest_fn: Rest = no_rest) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal. `rest_fn` is called after every MB with the seconds it took."""
     digest, buffer = hashlib.sha256(), bytearray(1 << 20)
     with Path(path).open("rb", buffering=0) as file:

@@ -156,7 +156,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         metrics.flush(trainer, task)
 
     zero = config.trainer.strategy == "deepspeed"
-    writer = CheckpointWriter(task, keep_last=config.trainer.keep_last, check_token=check_token, mapped=zero)
+    writer = CheckpointWriter(task, keep_last=config.trainer.keep_last, check_token=check_token, sharded=zero)
     checkpointer = Checkpointer(
         run,
         writer,

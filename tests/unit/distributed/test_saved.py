@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,14 +41,8 @@ def test_autograd_keeps_no_weight_alive() -> None:
     saved = SavedWeights(module)
     with saved.left_out():
         loss = module(torch.rand(5, 1, 4, 4)).sum()
-    storages = []
     for parameter in module.parameters():
-        storages.append(weakref.ref(parameter.data.untyped_storage()))
         parameter.data = torch.empty(0)
-    gc.collect()
-    assert loss.requires_grad
-    pointers = {parameter.numel() for parameter in module.parameters()}
-    assert pointers == {0}
     with pytest.raises(AttributeError, match="all_gather"):
         loss.backward()  # it asks for the weights, and does not have them
 
