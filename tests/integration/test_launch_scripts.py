@@ -180,6 +180,7 @@ def test_a_stop_signal_is_saved_for_and_keeps_its_exit_code(way: str, signum: in
     _, err = process.communicate(timeout=60)
     assert process.returncode == expected, err
     assert err.count("checkpoint saved ") == 1
+    assert "To go on, start its ranks as before, with: scaledl train tiny.yaml run.id=one" in err
     assert "Traceback" not in err
     assert place.manifest()["status"] == "preempted"
     assert list((place.run_folder / "checkpoints").glob("step-*.ckpt"))

@@ -13,6 +13,7 @@ from scaledl.commands.output import command, print_compressed, print_json, print
 from scaledl.commands.ranks import joined
 from scaledl.config import Config, load_config, parse_recipe
 from scaledl.distributed.environment import detect_cluster
+from scaledl.distributed.local import PROGRAM_VARIABLE
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import Interrupted, Preempted, UsageError
 from scaledl.run import Run, atomic_write, default_id
@@ -38,10 +39,16 @@ def train(args: argparse.Namespace) -> None:
 
 def _again(config: Config) -> str:
     """With a fixed id the same command resumes; without one it would start another run."""
+    fixed = default_id(config) is not None or "--resume" in sys.argv
+    return _to_go_on(*([] if fixed else ["--resume"]))
+
+
+def _to_go_on(*more: str) -> str:
     if STATUS_VARIABLE in os.environ:
         return ""  # the batch script starts it again, or says why not
-    fixed = default_id(config) is not None or "--resume" in sys.argv
-    return f". To go on: {command(*sys.argv[1:], *([] if fixed else ['--resume']))}"
+    line = command(*sys.argv[1:], *more)
+    by_another = "RANK" in os.environ and PROGRAM_VARIABLE not in os.environ  # a launcher, which knows of more ranks
+    return f". To go on, start its ranks as before, with: {line}" if by_another else f". To go on: {line}"
 
 
 def chain(args: argparse.Namespace) -> None:
@@ -100,8 +107,7 @@ def _recipe_config(args: argparse.Namespace, source: Run, overrides: list[str]) 
 
 
 def _same_again(stop: Preempted | Interrupted) -> Preempted | Interrupted:
-    again = "" if STATUS_VARIABLE in os.environ else f". To go on: {command(*sys.argv[1:])}"
-    return type(stop)(f"{stop}{again}")
+    return type(stop)(f"{stop}{_to_go_on()}")
 
 
 def _print_chain(args: argparse.Namespace, source: Run, run: Run) -> None:
