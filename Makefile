@@ -81,5 +81,5 @@ $(DEMO): | $(BIN)/pip
 $(DEV): | $(BIN)/pip
 	@echo "Installing scaledl and its tools into $(VENV): about 2 minutes and 7 GB (once)"
 	@rm -f $(VENV)/.scaledl-*
-	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed]' && echo '$(CURDIR)' >$(CLONE)
+	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed,stream]' && echo '$(CURDIR)' >$(CLONE)
 	@touch $@

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("scaledl", "torch", "pytorch-lightning", "torch-pruning", "torchvision")
+PACKAGES = ("scaledl", "torch", "pytorch-lightning", "torch-pruning", "torchvision", "ray", "optuna")
 
 
 def machine() -> dict[str, Any]:

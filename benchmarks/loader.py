@@ -34,10 +34,10 @@ class PerSample(Dataset):
     """The customary way: an image tensor through torchvision-v2 transforms, sample by sample."""
 
     def __init__(self, arrays: Arrays, spec: DataSpec) -> None:
-        self.images, self.labels = arrays.images.permute(0, 3, 1, 2).contiguous(), arrays.labels
+        self.inputs, self.labels = arrays.inputs.permute(0, 3, 1, 2).contiguous(), arrays.labels
         self.transform = v2.Compose(
             [
-                v2.RandomCrop(arrays.images.shape[1:3], padding=AUGMENT.crop),
+                v2.RandomCrop(arrays.inputs.shape[1:3], padding=AUGMENT.crop),
                 v2.RandomHorizontalFlip(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(spec.mean, spec.std),
@@ -48,12 +48,12 @@ class PerSample(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.transform(self.images[index]), self.labels[index]
+        return self.transform(self.inputs[index]), self.labels[index]
 
 
 def bare_loop(arrays: Arrays, spec: DataSpec, batch_size: int) -> Callable[[], Iterable[Any]]:
     """The same gather and scaling with nothing around it: what the vectorised way costs at least."""
-    crop_flip = CropFlip(arrays.images, AUGMENT, seed=0)
+    crop_flip = CropFlip(arrays.inputs, AUGMENT, seed=0)
     order, scale = torch.randperm(len(arrays)), 1 / (255 * spec.std[0])
 
     def batches() -> Iterable[Any]:

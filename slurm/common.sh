@@ -9,7 +9,9 @@
 
 stage_steps=1000000000000 # more than a stage can have
 stop=""     # the signal that asked this job to stop
-step_pid="" # srun, while it runs
+step_pid="" # srun, or what runs instead of it, while it runs
+launcher=() # what stands before scaledl: srun and its arguments, where it is to run on all ranks
+workers="the ranks"
 restart="${SLURM_RESTART_COUNT:-0}"
 job="${SLURM_JOB_ID:-}"
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
@@ -57,6 +59,7 @@ lay_out_ranks() {
         layout+=(--ntasks-per-node="$each")
     fi
     layout+=(--ntasks="$tasks" --cpus-per-task="$cpus")
+    launcher=(srun "${layout[@]}")
     export SRUN_CPUS_PER_TASK="$cpus" # from Slurm 22.05 on, srun does not take it over from sbatch by itself
 }
 
@@ -75,7 +78,7 @@ on_signal() {
     [ -z "$step_pid" ] || kill -s USR1 "$step_pid" 2>/dev/null || :
     [ -z "$stop" ] || return 0
     stop="$1"
-    say "SIG$1 came with $(time_left) left: the ranks save and leave"
+    say "SIG$1 came with $(time_left) left: $workers save and leave"
 }
 
 time_left() {
@@ -84,11 +87,11 @@ time_left() {
     echo "${left:-an unknown time}"
 }
 
-# Runs `scaledl "$@"` on all ranks; its exit code in `code`.
+# Runs `scaledl "$@"`, on all ranks where they are laid out; its exit code in `code`.
 run_step() {
     code=143
     [ -z "$stop" ] || return 0
-    srun "${layout[@]}" "${scaledl[@]}" "$@" &
+    ${launcher[@]+"${launcher[@]}"} "${scaledl[@]}" "$@" &
     step_pid=$!
     [ -z "$stop" ] || kill -s USR1 "$step_pid" || : # it came just now
     while signalled=""; do
@@ -143,7 +146,7 @@ judge_code() {
         *) verdict=killed ;;
     esac
     [ -z "$stop" ] || [ "$code" -le 128 ] || verdict=preempted
-    reason="$verdict: srun ended with $code"
+    reason="$verdict: ${launcher[0]:-scaledl} ended with $code"
 }
 
 # Counts restarts in a row without progress, in a file beside the ranks'. False when there were too many.
@@ -197,13 +200,30 @@ requeue() {
 
 # Everything: `scaledl "$@"` on all ranks, and requeue where that helps. Does not return.
 run_job() {
-    local same_run=""
-    [ "$1" != train ] || same_run=" with run.id=$job" # a run's id is the job's where none is given
-    trap 'on_signal USR1' USR1
-    trap 'on_signal TERM' TERM
+    trap_signals
     lay_out_ranks
     set_nccl
     run_step "$@"
+    end_job "$1"
+}
+
+# The same for a verb that brings its own processes to the other nodes: it runs once, here.
+run_job_here() {
+    workers="trials"
+    trap_signals
+    run_step "$@"
+    end_job "$1"
+}
+
+trap_signals() {
+    trap 'on_signal USR1' USR1
+    trap 'on_signal TERM' TERM
+}
+
+# Tells how `scaledl VERB` ended, and requeues where that helps. Does not return.
+end_job() {
+    local same_run=""
+    [[ "$1" != train && "$1" != tune ]] || same_run=" with run.id=$job" # a run's id is the job's where none is given
     trap '' USR1 TERM # nothing is left to stop
     judge
     case "$verdict" in

@@ -122,7 +122,7 @@ def _mount(arguments: list[str]) -> None:
         _cannot(f"mount failed: {done.stderr.strip()}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cannot() -> Callable[[str], None]:
     """`cannot("there is no such tool")` skips the test; where everything is required, it fails."""
     return _cannot

@@ -9,11 +9,13 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from scaledl import __version__
 from scaledl.errors import ScaledlError
+
+Arguments = Callable[[argparse.ArgumentParser], None]
 
 OTHERS_WAIT_SECONDS = 1.5
 EXIT_CODES = (
@@ -181,30 +183,109 @@ def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _config_verb_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(CONFIG_ACTIONS))
-    for action, (text, takes_config) in CONFIG_ACTIONS.items():
+    _add_actions(parser, CONFIG_ACTIONS)
+
+
+def _add_actions(parser: argparse.ArgumentParser, actions: Mapping[str, tuple[str, Arguments]]) -> None:
+    """Verbs below a verb."""
+    choices = parser.add_subparsers(dest="action", required=True, metavar="|".join(actions))
+    for action, (text, add_arguments) in actions.items():
         sub = _add_common(
-            actions.add_parser(action, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+            choices.add_parser(action, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         )
         sub.set_defaults(parser=sub)
-        if takes_config:
-            _config_arguments(sub)
+        add_arguments(sub)
 
 
-CONFIG_ACTIONS = {
-    "show": ("print the resolved config as YAML", True),
-    "check": ("validate a config and say so", True),
-    "keys": ("list every key: type, default, allowed, meaning", False),
-    "schema": ("print the JSON Schema, for editors", False),
+def _no_arguments(parser: argparse.ArgumentParser) -> None: ...
+
+
+def _tune_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "args",
+        nargs="*",
+        metavar="CONFIG.yaml | RUN | key=value",
+        help="what to search, then overrides; with --verb compress the run to compress",
+    )
+    _identity_arguments(parser)
+    parser.add_argument("--trials", metavar="N", help="same as tune.trials=N (default: 64)")
+    parser.add_argument("--search", metavar="NAME", help="same as tune.search: random, grid, tpe, gp, …")
+    parser.add_argument("--scheduler", metavar="NAME", help="same as tune.scheduler: none, asha, pbt, …")
+    parser.add_argument(
+        "--verb", dest="trial_verb", metavar="NAME", help="same as tune.verb: what a trial does, train or compress"
+    )
+    parser.add_argument("--method", metavar="M[,M…]", help="with --verb compress: the recipe, as for compress")
+    parser.add_argument("--recipe", metavar="FILE", help="with --verb compress: YAML with `stages:`")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="DIR", help="go on with a search, by default the newest unfinished one"
+    )
+    parser.add_argument(
+        "--show", nargs="?", const="", metavar="DIR", help="where a search stands (default: the newest)"
+    )
+    parser.add_argument("--warm-start", action="append", default=[], metavar="DIR", help="an earlier search to know")
+    parser.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster that runs, or auto")
+    parser.add_argument("--yes", action="store_true", help="a grid of thousands of trials is meant")
+    parser.add_argument("--root", default="runs", help="folder of all runs, to find a run or a search (default: runs)")
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_actions(parser, DATA_ACTIONS)
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="what to prepare; it is only read")
+    parser.add_argument("args", nargs="*", metavar="CONFIG.yaml | key=value", help="keys of data.prepare")
+    parser.add_argument("--out", metavar="DIR", help="folder of the data set")
+    parser.add_argument("--size", metavar="N", help="same as data.prepare.size=N: height and width of images")
+    parser.add_argument("--force", action="store_true", help="make it anew where it was made otherwise")
+
+
+def _data_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "args", nargs="*", metavar="DIR | CONFIG.yaml | SOURCE", help="prepared folder, config, or name of a source"
+    )
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    _data_target(parser)
+    parser.add_argument("--verify", action="store_true", help="check the bytes of a prepared set; exit code 3 if not")
+
+
+def _preview_arguments(parser: argparse.ArgumentParser) -> None:
+    _data_target(parser)
+    parser.add_argument("--output", metavar="FILE.png", default="preview.png", help="default: preview.png")
+    parser.add_argument("--count", metavar="N", default="64", help="images (default: 64)")
+    parser.add_argument("--epoch", metavar="N", default="0", help="of which epoch (default: 0)")
+
+
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_argument(parser, "the training whose model judges")
+    parser.add_argument("--split", metavar="S[,S…]", default="val,test", help="default: val,test")
+    parser.add_argument("--top", metavar="N", default="20", help="labels to list (default: 20; --json has all)")
+    _root_argument(parser)
+
+
+DATA_ACTIONS: dict[str, tuple[str, Arguments]] = {
+    "prepare": ("clean and split a source, and save it as arrays to train on", _prepare_arguments),
+    "inspect": ("a data set at a glance", _inspect_arguments),
+    "stats": ("samples of each class, mean and deviation of each channel", _data_target),
+    "preview": ("write a picture of training samples after augmentation", _preview_arguments),
+    "audit": ("list labels that a trained model doubts", _audit_arguments),
 }
-Arguments = Callable[[argparse.ArgumentParser], None]
-
+CONFIG_ACTIONS: dict[str, tuple[str, Arguments]] = {
+    "show": ("print the resolved config as YAML", _config_arguments),
+    "check": ("validate a config and say so", _config_arguments),
+    "keys": ("list every key: type, default, allowed, meaning", _no_arguments),
+    "schema": ("print the JSON Schema, for editors", _no_arguments),
+}
 VERBS: dict[str, tuple[str, Arguments]] = {
     "train": ("train a model", _train_arguments),
+    "data": ("prepare, inspect and check data sets", _data_arguments),
     "compress": ("shrink a trained model: distill, prune, qat, ptq", _compress_arguments),
     "export": ("write a verified TorchScript file", _export_arguments),
     "verify": ("check an exported file in a clean process", _verify_arguments),
     "chain": ("train, compress, export and verify, in one resumable go", _chain_arguments),
+    "tune": ("search hyperparameters with Ray Tune, here, on a cluster or in a Slurm job", _tune_arguments),
     "plan": ("estimate memory and wall time before training", _plan_arguments),
     "launch": ("submit a training to Slurm", _launch_arguments),
     "evaluate": ("accuracy of a run or an exported file", _evaluate_arguments),
@@ -237,7 +318,7 @@ def build_parser() -> _Parser:
         sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", epilog=EXIT_CODES)
         sub.allow_abbrev = False
         add_arguments(sub)
-        if verb not in ("config", "launch"):
+        if verb not in ("config", "data", "launch"):
             sub.set_defaults(parser=sub)
             _add_common(sub)
     return parser

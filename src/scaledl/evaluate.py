@@ -37,7 +37,7 @@ def evaluate(
     """Run `predict` over every batch, without gradients. A module must be in eval mode already.
 
     Args:
-        predict: float32 [B, C, H, W], normalised -> logits [B, num_classes].
+        predict: float32 [B, *in_shape], normalised -> logits [B, num_classes].
         loader: batches (x, y, ids).
 
     Raises:

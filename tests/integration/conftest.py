@@ -19,6 +19,7 @@ from queue import Empty
 from typing import Any
 
 import pytest
+from tests.ssh_server import SshServer, missing_program
 
 from scaledl.cli import main
 from scaledl.distributed.environment import ClusterSpec
@@ -384,3 +385,12 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
 def _must(*words: str) -> None:
     done = _run(*words)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, cannot: Callable[[str], None]) -> Iterator[SshServer]:
+    missing = missing_program()
+    if missing is not None:
+        cannot(f"{missing} is not installed: apt install openssh-server")
+    with SshServer(tmp_path_factory.mktemp("ssh") / "server") as server:
+        yield server

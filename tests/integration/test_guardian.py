@@ -318,6 +318,7 @@ def test_a_rank_that_has_ended_is_no_zombie(job: Job) -> None:
     process = job.launched("begin(); rank == 0 and train(1, 3) or rank == 1 and train()")
     pid = job.wait_for("complete", 0).pid
     assert is_gone(pid)
+    job.wait_for("running", 1)
     os.kill(process.pid, signal.SIGTERM)
     assert ended(process)[0] == 75
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.ssh_server import SshServer, missing_program
+from tests.ssh_server import SshServer
 
 pytestmark = pytest.mark.integration
 
@@ -88,17 +88,6 @@ class Place:
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    missing = missing_program()
-    if missing is not None and os.environ.get("SCALEDL_REQUIRE_ALL") == "1":
-        pytest.fail(f"SCALEDL_REQUIRE_ALL=1, but {missing} is not installed")
-    if missing is not None:
-        pytest.skip(f"{missing} is not installed: apt install openssh-server")
-    with SshServer(tmp_path_factory.mktemp("ssh") / "server") as server:
-        yield server
 
 
 @pytest.fixture

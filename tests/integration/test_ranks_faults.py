@@ -101,9 +101,15 @@ def children(pid: int) -> list[int]:
 
 
 def rank_of(process: Process, rank: int) -> int:
-    """The process that is this rank."""
+    """The process that is this rank, once it is there: files of an earlier start may have been waited for."""
     mark = f"RANK={rank}".encode()
-    [pid] = [pid for pid in children(process.pid) if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+
+    def found() -> list[int]:
+        pids = children(process.pid)
+        return [pid for pid in pids if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+
+    until(found, process)
+    [pid] = found()
     return pid
 
 

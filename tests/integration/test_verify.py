@@ -40,7 +40,7 @@ def model(data: DataModule) -> Model:
     """A ResNet-8 after a few steps: random weights would give classes too close to call."""
     torch.set_num_threads(1)
     made = new_model(ResNetConfig(family="resnet", depth=8, width=8), data.spec.in_shape, 10, 0)
-    x, y = normalize(data.train.images, data.spec), data.train.labels
+    x, y = normalize(data.train.inputs, data.spec), data.train.labels
     optimizer = torch.optim.AdamW(made.module.parameters(), lr=1e-2)
     made.module.train()
     for step in range(36):
@@ -56,7 +56,7 @@ def model(data: DataModule) -> Model:
 def quantized(model: Model, data: DataModule) -> Model:
     prepared = prepare_ptq(model, "x86")
     with calibrating(prepared.module), torch.no_grad():
-        prepared.module(normalize(data.train.images[:512], data.spec))
+        prepared.module(normalize(data.train.inputs[:512], data.spec))
     return prepared
 
 
@@ -189,7 +189,7 @@ def rewritten(path: Path, **changes: Any) -> Path:
     data = path.read_bytes()
     cases = read_cases(data, path)
     manifest = {**read_spec(data, path).manifest, **changes}
-    tensors = save({"images": cases.images, "labels": cases.labels, "logits": cases.logits})
+    tensors = save({"inputs": cases.inputs, "labels": cases.labels, "logits": cases.logits})
     extra = {"scaledl.json": json.dumps(manifest).encode(), "cases.safetensors": tensors}
     target = path.with_name("rewritten.ts")
     target.write_bytes(jit.save_bytes(jit.load_bytes(data), extra))

@@ -55,7 +55,7 @@ def build(name: str, data: DataModule) -> Model:
 def quantize(model: Model, data: DataModule) -> Model:
     prepared = prepare_ptq(model, "x86")
     with calibrating(prepared.module), torch.no_grad():
-        prepared.module(normalize(data.train.images[:512], data.spec))
+        prepared.module(normalize(data.train.inputs[:512], data.spec))
     return prepared
 
 
@@ -68,7 +68,7 @@ def outputs(module: nn.Module, x: Tensor) -> Tensor:
 def test_float_file_against_eager(name: str, data: DataModule, tmp_path: Path) -> None:
     model = build(name, data)
     path = export_torchscript(model, data, tmp_path / "m.ts", config=CONFIG, source={}).path
-    x = normalize(data.test.images, data.spec)
+    x = normalize(data.test.inputs, data.spec)
     expected = outputs(copy.deepcopy(model.module), x)
     assert (load(path).forward(x) - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
 
@@ -78,7 +78,7 @@ def test_int8_file_against_converted_and_float(name: str, data: DataModule, tmp_
     model = build(name, data)
     prepared = quantize(model, data)
     path = export_torchscript(prepared, data, tmp_path / "m.ts", config=CONFIG, source={}).path
-    x = normalize(data.test.images, data.spec)
+    x = normalize(data.test.inputs, data.spec)
     from_file = load(path).forward(x)
     assert torch.equal(from_file, outputs(convert(prepared), x))
     assert checks.sqnr_db(from_file, outputs(model.module, x)) >= 20
@@ -90,8 +90,8 @@ def test_clean_process_gives_the_same_outputs(int8: bool, data: DataModule, tmp_
     model = build("resnet8", data)
     source = quantize(model, data) if int8 else model
     artifact = export_torchscript(source, data, tmp_path / "m.ts", config=CONFIG, source={})
-    observed = observe(artifact.path, artifact.sha256, data.test.images, CONFIG, timeout=300)
-    here = torch.cat([load(artifact.path).predict(part) for part in data.test.images.split(256)])
+    observed = observe(artifact.path, artifact.sha256, data.test.inputs, CONFIG, timeout=300)
+    here = torch.cat([load(artifact.path).predict(part) for part in data.test.inputs.split(256)])
     assert torch.equal(observed.outputs["test"], here)
 
 

@@ -170,7 +170,7 @@ def test_zero_trains_convolutions_and_takes_over_from_ddp(
     stage: int, together: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Which one process and DDP keep as channels_last. BatchNorm sees other batches on two ranks: losses differ."""
-    config = {"model": {"family": "resnet", "depth": 8, "width": 4}, "trainer.epochs": 2}
+    config = {"model": {"family": "resnet", "depth": 8, "width": 16}, "trainer.epochs": 2}
     stop = {"rank": 0, "step": 4, "signal": "SIGUSR1"}
     first = together(tmp_path, 1, config=config, stop=stop)
     assert first.code == 75, first.error

@@ -87,7 +87,7 @@ def manual_loop(config, data, loss_fn=None, after_step_fn=lambda module, step: N
     for epoch in range(config.trainer.epochs):
         loader.set_epoch(epoch)
         for batch in loader:
-            logits = module(batch.x)
+            logits = module(batch.contiguous().x)
             loss = F.cross_entropy(logits, batch.y, label_smoothing=config.task.label_smoothing)
             loss = loss if loss_fn is None else loss_fn(batch, logits, loss)
             optimizer.zero_grad()
@@ -137,7 +137,9 @@ def test_a_resnet_equals_a_hand_written_loop(tmp_path, data):
 
 
 def test_channels_last_equals_contiguous(tmp_path, data):
-    config = replace(BASE, {**OPTIMIZERS["sgd"], **RESNET})
+    wide = {**RESNET, "model": {**RESNET["model"], "width": 16}}  # narrower, it would not be channels_last
+    # Rounding differs, and BatchNorm makes more of it with every step that is not small.
+    config = replace(BASE, {**OPTIMIZERS["sgd"], **wide, "optimizer.lr": 1e-3})
     (last, losses), (contiguous, expected) = (
         train(tmp_path, replace(config, {"trainer.channels_last": value}), data) for value in (True, False)
     )

@@ -46,7 +46,7 @@ def test_every_verb_is_a_command() -> None:
     assert sorted(VERBS) == sorted(scaledl.commands.__all__)
 
 
-NESTED = {"config": ["config", "show"], "launch": ["launch", "slurm"]}
+NESTED = {"config": ["config", "show"], "data": ["data", "inspect"], "launch": ["launch", "slurm"]}
 
 
 @pytest.mark.parametrize("verb", [[verb] for verb in VERBS if verb not in NESTED] + list(NESTED.values()))
@@ -62,7 +62,7 @@ def test_every_verb_takes_json_and_quiet(verb: list[str]) -> None:
     [
         ([], ["verb", "scaledl --help"]),
         (["trian"], ["unknown verb 'trian'", "did you mean 'train'?"]),
-        (["xyzzy"], ["unknown verb 'xyzzy'", "allowed: train, compress"]),
+        (["xyzzy"], ["unknown verb 'xyzzy'", "allowed: train, data, compress"]),
         (["config"], ["show|check|keys|schema"]),
         (["config", "shw"], ["unknown action 'shw'", "did you mean 'show'?"]),
         (["config", "show", "--jsn"], ["--jsn", "did you mean '--json'?"]),

@@ -23,6 +23,7 @@ ORDER = (
         "export",
         "bench",
         "compress",
+        "tune",
         "plan",
         "launch",
         "report",

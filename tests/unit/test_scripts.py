@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 BATCH_SCRIPTS = ["slurm/train.sh", "slurm/compress.sh"]
 TRAIN_SCRIPTS = ["slurm/train.sh", "launch/local.sh"]
 LAUNCHERS = ["launch/local.sh", "launch/multinode.sh", "launch/deepspeed.sh"]
-SCRIPTS = [*BATCH_SCRIPTS, *LAUNCHERS, ".ci/run"]
+SCRIPTS = [*BATCH_SCRIPTS, *LAUNCHERS, "slurm/tune.sh", "launch/ray.sh", ".ci/run"]
 SOURCED = ["slurm/common.sh", "slurm/next.sh", "launch/common.sh"]
 SHOW = '#!/bin/sh\necho "{name}"\nfor argument in "$@"; do echo "<$argument>"; done\n'
 # srun prints its own line, then becomes the command, as the real one does.
@@ -261,7 +261,7 @@ def test_make_with_other_versions_installs_again_and_so_does_the_first_clone(ven
 
 def test_make_demo_after_make_test_installs_nothing(venv: Path) -> None:
     install, tests = make(venv, "test", "PYTEST_ARGS=-m unit")
-    assert install.endswith("-e .[dev,tune,vision,deepspeed]")
+    assert install.endswith("-e .[dev,tune,vision,deepspeed,stream]")
     assert tests == "python -m pytest -m unit"
     assert make(venv, "demo") == ["scaledl chain configs/digits.yaml --id demo"]
     assert make(venv, "check") == ["ruff check .", "ruff format --check .", "mypy "]

@@ -92,7 +92,7 @@ def _result_of(run: Run) -> tuple[str, Any]:
         return str(run.path), model.module
     if "exports/model.ts" in run.manifest.files:
         path = run.exports / "model.ts"
-        return str(path), load(path).predict
+        return str(path), load(path).forward
     return f"{run.path} (converted to int8)", convert(model)
 
 
@@ -107,7 +107,7 @@ def _evaluate_file(path: Path, root: Path, split: Split, trust: bool) -> tuple[s
     check_fingerprint(data, recorded.get("fingerprint") if isinstance(recorded, dict) else None, str(path))
     if tuple(predictor.labels) != tuple(data.spec.labels) or tuple(predictor.spec.shape) != tuple(data.spec.in_shape):
         raise UsageError(f"{path}: its labels and input do not fit the data that it names ({data.spec.source})")
-    return str(path), evaluate_split(predictor.predict, data, config, split), data
+    return str(path), evaluate_split(predictor.forward, data, config, split), data
 
 
 def _embedded_config(path: Path, manifest: dict[str, Any]) -> Config:

@@ -43,8 +43,8 @@ def _try_report(run: Run, root: Path) -> None:
 
     try:
         write_report(run, root)
-    except ScaledlError as error:
-        get_console().warn(f"no report: {error}")
+    except Exception as error:  # whatever it is, the result is more than its report
+        get_console().warn(f"no report: {error if isinstance(error, ScaledlError) else repr(error)}")
 
 
 def data_of(run: Run, config: Config) -> DataModule:
@@ -95,7 +95,7 @@ def publish(run: Run, data: DataModule) -> None:
     from scaledl.runtime import load
 
     artifact, _ = export_model(run, load_model(run.model_dir), data, run.exports / "model.ts")
-    evaluation = evaluate_split(load(artifact.path).predict, data, run.config, "test")
+    evaluation = evaluate_split(load(artifact.path).forward, data, run.config, "test")
     write_evaluation(run.path / "evaluation.json", evaluation, data)
     run.record("model", "exports", "table.json", "evaluation.json")
     run.finish("complete", test_accuracy=evaluation.accuracy, test_loss=evaluation.loss, size_bytes=artifact.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
         UsageError: the id belongs to a run of another config or another dataset.
         Preempted, Interrupted: stopped by a signal after saving.
     """
-    name = config.run.name or f"{config.model.family}-{config.data.source}"
+    name = config.run.name or _default_name(config)
     id = default_id(config)
     if id is not None and (Path(config.run.root) / name / id).exists():
         run = _training_run(config, name, id, allow_changes)
@@ -51,6 +52,16 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
         result = fit(config, run, data, model)
         keep_result(run, result.model, data, result.metrics)
     return run
+
+
+def _default_name(config: Config) -> str:
+    """After the family and the data: the source, or the folder that was prepared or belongs to it."""
+    root = config.data.root
+    named = (
+        Path(root).expanduser().resolve().name if root is not None and config.data.source in ("prepared", "ucr") else ""
+    )
+    words = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.")[:64]
+    return f"{config.model.family}-{words or config.data.source}"
 
 
 def compress(source: Run, config: Config) -> Run:
@@ -181,6 +192,7 @@ def _digest(config: Config, *more: str) -> str:
         "run": {"id", "name", "root"},
         "data": {"root", "download", "num_workers"},
         "trainer": layout,
+        "tune": True,
     }
     content = json.dumps([config.model_dump(mode="json", exclude=free), *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -53,7 +53,7 @@ def override(key: str, value: object) -> str:
 def given_config(args: argparse.Namespace) -> Config:
     """The config that file, overrides and identity make."""
     path, overrides = split_arguments(args.args)
-    loaded = load_config(path, [*overrides, *identity(args)])
+    loaded = load_config(path, [*overrides, *identity(args)], space=False)
     if path is None:
         get_console().info("no config file given: using the defaults (`scaledl config show` prints them)")
     return loaded
@@ -67,14 +67,14 @@ def resumed_config(args: argparse.Namespace) -> Config:
     if args.id is not None:
         raise UsageError("--resume and --id cannot stand together: --id ID alone goes on with that run, if it is there")
     path, overrides = split_arguments(given)
-    asked = load_config(path, [*overrides, *identity(args)])
+    asked = load_config(path, [*overrides, *identity(args)], space=False)
     named = asked.run.name if path is not None or args.name is not None else None
     run = _unfinished(target, Path(asked.run.root), named)
     get_console().info(f"resuming {run.path}")
     who = [override("run.id", run.id), override("run.name", run.name), override("run.root", run.path.parent.parent)]
     if path is not None:
-        return load_config(path, [*overrides, *who])
-    return load_config(None, [*overrides, *who], base=run.config)
+        return load_config(path, [*overrides, *who], space=False)
+    return load_config(None, [*overrides, *who], base=run.config, space=False)
 
 
 def _unfinished(target: str | None, root: Path, name: str | None) -> Run:

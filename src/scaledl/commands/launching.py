@@ -25,7 +25,7 @@ from scaledl.plan.measure import Trial
 
 def plan(args: argparse.Namespace) -> None:
     path, overrides = split_arguments(args.args)
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, space=False)
     bandwidth = _bandwidth(args.bandwidth)
     gpu, num_gpus = _gpus(config)
     own = layout.config_layout(config, num_gpus=num_gpus)
@@ -48,7 +48,7 @@ def launch(args: argparse.Namespace) -> None:
     path, overrides = split_arguments(args.args)
     if path is None:
         raise UsageError("launch slurm: no config given; usage: scaledl launch slurm CONFIG.yaml [key=value ...]")
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, space=False)
     options = _slurm_options(args, config)
     batch = Batch(config, [path, *overrides], options, command(*sys.argv[1:]), then=args.then)
     batch.check(submits=not args.dry_run)

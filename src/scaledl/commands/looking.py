@@ -14,10 +14,11 @@ from scaledl.run import lineage as lineage_of
 from scaledl.run import list_runs
 
 ANY_KIND = ("train", "compress", "stage")
+WITH_REPORT = (*ANY_KIND, "tune", "trial")
 
 
 def report(args: argparse.Namespace) -> None:
-    run = chosen_run(args.run, args.root, kinds=ANY_KIND, status=None)
+    run = chosen_run(args.run, args.root, kinds=WITH_REPORT, status=None)
     from scaledl.report import write_report
 
     path = write_report(run, Path(args.root))

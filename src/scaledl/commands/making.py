@@ -102,7 +102,7 @@ def _recipe_config(args: argparse.Namespace, source: Run, overrides: list[str]) 
     methods = args.method.split(",") if args.method is not None else None
     recipe, rest = parse_recipe(methods, args.recipe, overrides, source.config.compress)
     beside = override("run.root", source.path.parent.parent)
-    config = load_config(None, [beside, *rest, *identity(args)], base=source.config)
+    config = load_config(None, [beside, *rest, *identity(args)], base=source.config, space=False)
     return config.model_copy(update={"compress": recipe})
 
 

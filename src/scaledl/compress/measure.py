@@ -24,7 +24,7 @@ Forward = Callable[[Tensor], Tensor]
 def describe_file(name: str, model: Model, path: Path, file: str, config: Config, data: DataModule) -> StageRow:
     """Test accuracy and size of the exported file, parameters and MACs of the (float) structure it was made from."""
     loader = data.eval_loader("test", config.data.eval_batch_size)
-    accuracy = evaluate(load(path).predict, loader, data.spec.num_classes).accuracy
+    accuracy = evaluate(load(path).forward, loader, data.spec.num_classes).accuracy
     float_module = build(without_quantization(model.structure), trust=True).eval()
     macs = count_macs(float_module, model.structure.in_shape)
     return StageRow(name, accuracy, count_params(float_module), macs, path.stat().st_size, file=file)

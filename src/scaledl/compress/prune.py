@@ -116,7 +116,7 @@ def accumulate_gradients_(module: nn.Module, batches: Iterator[Batch]) -> None:
     """Gradients of the cross entropy over some training batches, in eval mode, left in `.grad` for "taylor"."""
     module.zero_grad()
     for batch, _ in zip(batches, range(TAYLOR_BATCHES), strict=False):
-        F.cross_entropy(module(batch.x), batch.y).backward()
+        F.cross_entropy(module(batch.contiguous().x), batch.y).backward()
     for parameter in module.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -6,15 +6,20 @@ from .keys import KeyInfo, config_keys, json_schema
 from .load import dump_yaml, load_config, replace
 from .portable import portable
 from .recipe import parse_recipe
-from .schema import CompressConfig, Config
+from .schema import CompressConfig, Config, TuneConfig
+from .space import Dimension, Point, Space, space_of
 
 __all__ = [
     "FREE_KEYS",
     "CompressConfig",
     "Config",
     "ConfigError",
+    "Dimension",
     "KeyInfo",
+    "Point",
     "Problem",
+    "Space",
+    "TuneConfig",
     "changed_keys",
     "config_keys",
     "describe_changes",
@@ -24,4 +29,5 @@ __all__ = [
     "parse_recipe",
     "portable",
     "replace",
+    "space_of",
 ]

@@ -14,7 +14,7 @@ FREE_KEYS = (
     *("run.name", "run.id", "run.root", "data.root", "data.download", "data.num_workers"),
     *("trainer.log_every_n_steps", "trainer.keep_last", "trainer.checkpoint_every_n_steps"),
     *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed."),
-    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
+    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps", "tune."),
 )
 
 

@@ -19,10 +19,13 @@ from .tree import Node, at_dotted_key, from_plain, merge
 from .validate import validate
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Config | None = None) -> Config:
+def load_config(
+    path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Config | None = None, space: bool = True
+) -> Config:
     """The config of a YAML file with `key=value` overrides, over the defaults or over `base`.
 
-    `run.name` is the file's name where nothing sets it. Raises ConfigError, a UsageError, with every problem at once.
+    `space=False` leaves its search space unchecked, for a verb that does not search. `run.name` is the file's name
+    where nothing sets it. Raises ConfigError, a UsageError, with every problem at once.
     """
     changes, problems = parse_overrides(overrides)
     layers = [from_plain(Config(), "default")]
@@ -33,7 +36,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = (), *
     if path is not None:
         layers.append(_read(path, problems))
     tree, missing = lay_over(reduce(merge, layers), changes)
-    return validate(tree, [*problems, *missing])
+    return validate(tree, [*problems, *missing], space=space)
 
 
 def _read(path: str | Path, problems: list[Problem]) -> Node:
@@ -65,7 +68,7 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
         layer, missing = lay_over(layer, change, replace_tagged=False)
         problems += missing
     tree, missing = lay_over(from_plain(config, "config"), layer)
-    return validate(tree, [*problems, *missing])
+    return validate(tree, [*problems, *missing], space=any(key.startswith("tune") for key in changes))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -61,6 +61,15 @@ SOURCES = Registry(
     {
         "digits": "scaledl.data.digits:load_digits",
         "fashion_mnist": "scaledl.data.fashion_mnist:load_fashion_mnist",
+        "mnist": "scaledl.data.mnist:load_mnist",
+        "cifar10": "scaledl.data.cifar:load_cifar10",
+        "cifar100": "scaledl.data.cifar:load_cifar100",
+        "imagenet": "scaledl.data.imagenet:load_imagenet",
+        "iris": "scaledl.data.tables:load_iris",
+        "wine": "scaledl.data.tables:load_wine",
+        "breast_cancer": "scaledl.data.tables:load_breast_cancer",
+        "ucr": "scaledl.data.ucr:load_ucr",
+        "prepared": "scaledl.data.prepared:load_prepared",
     },
 )
 FAMILIES = Registry(

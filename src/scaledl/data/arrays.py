@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scaledl.data.memory import empty_batch
 from scaledl.errors import UsageError
+
+VALUES_AT_A_TIME = 1 << 18  # of a thread
+MODALITIES = {1: "table", 2: "series", 3: "image"}  # by the dimensions of one input
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,16 +22,16 @@ class RawData:
     """A data set as its source gives it, before the validation split.
 
     Attributes:
-        images: uint8 [N, H, W, C], training images.
+        inputs: of the training: images uint8 [N, H, W, C], rows of a table float32 [N, F], or series float32 [N, C, T].
         labels: int64 [N], in 0..len(label_names)-1.
-        test_images: uint8 [M, H, W, C].
+        test_inputs: as `inputs`, [M, ...].
         test_labels: int64 [M].
         label_names: one name for each class.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
-    test_images: Tensor
+    test_inputs: Tensor
     test_labels: Tensor
     label_names: tuple[str, ...]
 
@@ -37,12 +41,12 @@ class Arrays:
     """One split.
 
     Attributes:
-        images: uint8 [N, H, W, C], contiguous.
+        inputs: uint8 [N, H, W, C], or float32 [N, F] or [N, C, T]; contiguous.
         labels: int64 [N].
         ids: int64 [N]; a sample keeps its id in whatever split it lands.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     ids: Tensor
 
@@ -51,11 +55,12 @@ class Arrays:
 
     def take(self, index: Tensor) -> Arrays:
         """The rows `index` (int64 [K]), copied, in that order."""
-        return Arrays(*(values.index_select(0, index) for values in (self.images, self.labels, self.ids)))
+        return Arrays(*(values.index_select(0, index) for values in (self.inputs, self.labels, self.ids)))
 
 
 class Batch(NamedTuple):
-    """x: float32 [B, C, H, W], normalised, channels_last. y: int64 [B]. ids: int64 [B].
+    """x: float32 [B, *in_shape], normalised, images in channels_last. y: int64 [B], or the share of each class,
+    float32 [B, K], where samples are mixed. ids: int64 [B].
 
     With one row and no id, the batch only keeps this rank in step with others that have samples; it counts for nothing.
     """
@@ -64,6 +69,11 @@ class Batch(NamedTuple):
     y: Tensor
     ids: Tensor
 
+    def contiguous(self) -> Batch:
+        """With images channel by channel. `Tensor.contiguous` leaves those of one channel as they are, whose strides
+        convolutions take for channels_last."""
+        return self._replace(x=self.x.flatten(1).view(self.x.shape))
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -71,14 +81,14 @@ class DataSpec:
 
     Attributes:
         source: name of the data source.
-        in_shape: (C, H, W) of one input.
+        in_shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series.
         labels: names of the classes, in order.
-        mean, std: per channel, of the training split, in units where 255 is 1.
+        mean, std: of the training split, for each channel or column; of images in units where 255 is 1.
         fingerprint: SHA-256 over every split's bytes, in order.
     """
 
     source: str
-    in_shape: tuple[int, int, int]
+    in_shape: tuple[int, ...]
     labels: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -88,6 +98,11 @@ class DataSpec:
     def num_classes(self) -> int:
         return len(self.labels)
 
+    @property
+    def modality(self) -> str:
+        """table, series or image."""
+        return MODALITIES[len(self.in_shape)]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; tuples become lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -96,17 +111,32 @@ class DataSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
         """The reverse of `to_dict`. Raises UsageError when a field is missing or has the wrong form."""
         try:
-            channels, height, width = (int(size) for size in values["in_shape"])
+            in_shape = tuple(int(size) for size in values["in_shape"])
+            if len(in_shape) not in MODALITIES:
+                raise ValueError(f"in_shape {list(in_shape)}")
             return cls(
                 source=str(values["source"]),
-                in_shape=(channels, height, width),
+                in_shape=in_shape,
                 labels=tuple(str(label) for label in values["labels"]),
                 mean=tuple(float(value) for value in values["mean"]),
                 std=tuple(float(value) for value in values["std"]),
                 fingerprint=str(values["fingerprint"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"data spec: not readable ({type(error).__name__}: {error})") from error
+
+
+def statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel or column; a constant one gets a deviation of 1.
+
+    Args:
+        inputs: uint8 [N, H, W, C], float32 [N, F] or [N, C, T].
+    """
+    if inputs.dtype == torch.uint8:
+        return channel_statistics(inputs)
+    columns = inputs.transpose(0, 1).reshape(inputs.shape[1], -1).double()
+    deviations = columns.std(dim=1, correction=0)
+    return tuple(columns.mean(dim=1).tolist()), tuple(torch.where(deviations > 1e-6, deviations, 1.0).tolist())
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -129,11 +159,11 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def fingerprint(splits: Mapping[str, Arrays], labels: tuple[str, ...]) -> str:
-    """SHA-256 over class names, then name, shape, pixels, labels and ids of every split in the mapping's order."""
+    """SHA-256 over class names, then name, shape, inputs, labels and ids of every split in the mapping's order."""
     digest = hashlib.sha256(repr(labels).encode())
     for name, split in splits.items():
-        digest.update(f"{name} {tuple(split.images.shape)}".encode())
-        for values in (split.images, split.labels, split.ids):
+        digest.update(f"{name} {tuple(split.inputs.shape)}".encode())
+        for values in (split.inputs, split.labels, split.ids):
             digest.update(values.contiguous().numpy().data)
     return digest.hexdigest()
 
@@ -141,29 +171,65 @@ def fingerprint(splits: Mapping[str, Arrays], labels: tuple[str, ...]) -> str:
 class Normalizer:
     """(x / 255 - mean) / std in float32, for one image size."""
 
-    def __init__(self, spec: DataSpec, height: int, width: int) -> None:
+    def __init__(self, spec: DataSpec, height: int, width: int, device: torch.device | None = None) -> None:
         self._shape = (height, width, len(spec.mean))
         # A row as long as an image: broadcasting over three channels alone would run three elements at a time.
-        self._mean = torch.tensor(spec.mean, dtype=torch.float32).repeat(height * width)
-        self._std = torch.tensor(spec.std, dtype=torch.float32).repeat(height * width)
+        self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device).repeat(height * width)
+        self._std = torch.tensor(spec.std, dtype=torch.float32, device=device).repeat(height * width)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] or [B, H, W * C], any strides -> float32 [B, C, H, W], channels_last."""
-        rows = pixels.to(torch.float32, memory_format=torch.contiguous_format).reshape(len(pixels), len(self._mean))
-        rows.div_(255).sub_(self._mean).div_(self._std)
-        return rows.view(len(pixels), *self._shape).permute(0, 3, 1, 2)
+        """[B, H, W, C] or [B, H, W * C], any strides -> float32 [B, C, H, W], channels_last.
+
+        Pixels are uint8, or float32 0..255 that may be overwritten.
+        """
+        in_place = pixels.dtype == torch.float32 and pixels.is_contiguous()
+        result = pixels if in_place else empty_batch(pixels.shape, pixels.device)
+        size = self._at_a_time(pixels)
+        for part, values in zip(pixels.split(size), result.split(size), strict=True):
+            if not in_place:
+                values.copy_(part)
+            values.view(-1, len(self._mean)).div_(255).sub_(self._mean).div_(self._std)
+        return result.view(len(pixels), *self._shape).permute(0, 3, 1, 2)
+
+    def _at_a_time(self, pixels: Tensor) -> int:
+        """As many images as stay in the caches of a CPU from the first operation to the last."""
+        values = VALUES_AT_A_TIME * torch.get_num_threads() if pixels.device.type == "cpu" else pixels.numel()
+        return max(1, values // len(self._mean))
 
 
-def normalize(images: Tensor, spec: DataSpec) -> Tensor:
-    """Pixels to model inputs: (x / 255 - mean) / std.
+class Standardizer:
+    """(x - mean) / std in float32, for rows of a table or series."""
+
+    def __init__(self, spec: DataSpec, device: torch.device | None = None) -> None:
+        shape = (len(spec.mean), *[1] * (len(spec.in_shape) - 1))
+        self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device).view(shape)
+        self._std = torch.tensor(spec.std, dtype=torch.float32, device=device).view(shape)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """float32 [B, F] or [B, C, T] -> a new one of the same shape."""
+        return (values - self._mean).div_(self._std)
+
+
+def build_normalizer(spec: DataSpec, inputs: Tensor) -> Normalizer | Standardizer:
+    """What brings inputs of this kind and size, on their device, to a model."""
+    if spec.modality == "image":
+        height, width = inputs.shape[1:3]
+        return Normalizer(spec, height, width, inputs.device)
+    return Standardizer(spec, inputs.device)
+
+
+def normalize(inputs: Tensor, spec: DataSpec) -> Tensor:
+    """To model inputs: (x / 255 - mean) / std of pixels, (x - mean) / std of others.
 
     Args:
-        images: uint8 [N, H, W, C], any height and width.
-        spec: mean and std, one value for each of the C channels.
+        inputs: uint8 [N, H, W, C], any height and width; or float32 [N, F] or [N, C, T].
+        spec: mean and std, one value for each channel or column.
 
     Returns:
-        float32 [N, C, H, W], channels_last.
+        float32 [N, C, H, W], channels_last; or as `inputs`.
     """
-    _, height, width, channels = images.shape
-    assert channels == len(spec.mean), f"{channels} channels, statistics for {len(spec.mean)}"
-    return Normalizer(spec, height, width)(images)
+    if spec.modality == "image":
+        _, height, width, channels = inputs.shape
+        assert channels == len(spec.mean), f"{channels} channels, statistics for {len(spec.mean)}"
+        return Normalizer(spec, height, width)(inputs)
+    return Standardizer(spec)(inputs)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
-from scaledl.data.arrays import Arrays, DataSpec, RawData, channel_statistics, fingerprint
+from scaledl.data.arrays import MODALITIES, Arrays, DataSpec, RawData, fingerprint, statistics
 from scaledl.data.loader import BatchLoader
+from scaledl.data.position import LoaderOptions
 from scaledl.data.split import stratified_split
+from scaledl.data.stream.loader import StreamLoader
+from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
+
+_ALLOWED = {(torch.uint8, "image"), (torch.float32, "table"), (torch.float32, "series")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +26,7 @@ class DataModule:
     """Training and validation split, the set's own test split, and what a model has to know about them."""
 
     spec: DataSpec
-    train: Arrays
+    train: Arrays | Stream
     val: Arrays
     test: Arrays
 
@@ -34,11 +39,10 @@ class DataModule:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
-    ) -> BatchLoader:
+    ) -> BatchLoader | StreamLoader:
         """Shuffled, augmented batches of the training split; `batch_size` counts the samples of all ranks."""
-        return BatchLoader(
+        return self._loader(
             self.train,
-            self.spec,
             batch_size,
             shuffle=True,
             augment=augment,
@@ -50,58 +54,78 @@ class DataModule:
 
     def eval_loader(
         self, split: Literal["train", "val", "test"], batch_size: int, *, rank: int = 0, world_size: int = 1
-    ) -> BatchLoader:
+    ) -> BatchLoader | StreamLoader:
         """The whole split in its own order, without augmentation; the last batch may be smaller."""
-        arrays = {"train": self.train, "val": self.val, "test": self.test}[split]
-        return BatchLoader(arrays, self.spec, batch_size, rank=rank, world_size=world_size)
+        found = {"train": self.train, "val": self.val, "test": self.test}[split]
+        return self._loader(found, batch_size, rank=rank, world_size=world_size)
+
+    def _loader(
+        self, split: Arrays | Stream, batch_size: int, **options: Unpack[LoaderOptions]
+    ) -> BatchLoader | StreamLoader:
+        if isinstance(split, Stream):
+            return StreamLoader(split, self.spec, batch_size, **options)
+        return BatchLoader(split, self.spec, batch_size, **options)
 
 
 def build_data(config: DataConfig, seed: int) -> DataModule:
-    """Load the source and hold out a stratified validation split, seeded by `seed`.
+    """Load the source and hold out a stratified validation split, seeded by `seed`. A prepared set has its own.
 
     Raises:
         UsageError: unknown source, files missing or damaged, too few samples of a class.
     """
-    raw: RawData = SOURCES.resolve(config.source)(config)
+    found: RawData | DataModule = SOURCES.resolve(config.source)(config)
+    if isinstance(found, DataModule):
+        return found
+    raw = found
     _check(raw, config.source)
     kept, held = stratified_split(raw.labels, config.val_fraction, seed, raw.label_names)
     size = len(raw.labels)
-    known = Arrays(raw.images, raw.labels, torch.arange(size))
+    known = Arrays(raw.inputs, raw.labels, torch.arange(size))
     test_ids = torch.arange(size, size + len(raw.test_labels))
     splits = {
         "train": known.take(kept),
         "val": known.take(held),
-        "test": Arrays(raw.test_images.contiguous(), raw.test_labels, test_ids),
+        "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids),
     }
     return DataModule(_describe(config.source, splits, raw.label_names), **splits)
 
 
 def _describe(source: str, splits: dict[str, Arrays], labels: tuple[str, ...]) -> DataSpec:
-    images = splits["train"].images
-    _, height, width, channels = images.shape
-    mean, std = channel_statistics(images)
-    return DataSpec(source, (channels, height, width), labels, mean, std, fingerprint(splits, labels))
+    inputs = splits["train"].inputs
+    mean, std = statistics(inputs)
+    return DataSpec(source, in_shape_of(inputs), labels, mean, std, fingerprint(splits, labels))
+
+
+def in_shape_of(inputs: Tensor) -> tuple[int, ...]:
+    """Of one input as a model gets it: (C, H, W) of images that are stored as [N, H, W, C]."""
+    sizes = tuple(inputs.shape[1:])
+    return (sizes[-1], *sizes[:-1]) if inputs.dtype == torch.uint8 else sizes
 
 
 def _check(raw: RawData, source: str) -> None:
     """Reject what a source may not hand over, naming the part."""
-    for name, images, labels in (
-        ("training", raw.images, raw.labels),
-        ("test", raw.test_images, raw.test_labels),
+    for name, inputs, labels in (
+        ("training", raw.inputs, raw.labels),
+        ("test", raw.test_inputs, raw.test_labels),
     ):
-        if problem := _problem(images, labels, len(raw.label_names)):
+        if problem := _problem(inputs, labels, len(raw.label_names)):
             raise UsageError(f"data.source: {source}, {name} set: {problem}")
-    if raw.images.shape[1:] != raw.test_images.shape[1:]:
-        sizes = tuple(raw.images.shape[1:]), tuple(raw.test_images.shape[1:])
-        raise UsageError(f"data.source: {source}: training images are {sizes[0]}, test images {sizes[1]}")
+    if raw.inputs.shape[1:] != raw.test_inputs.shape[1:]:
+        sizes = tuple(raw.inputs.shape[1:]), tuple(raw.test_inputs.shape[1:])
+        raise UsageError(f"data.source: {source}: training inputs are {sizes[0]}, test inputs {sizes[1]}")
 
 
-def _problem(images: Tensor, labels: Tensor, num_classes: int) -> str | None:
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        return f"images are {images.dtype} with {images.ndim} dimensions, expected torch.uint8 [N, H, W, C]"
-    if labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) != len(images) or not len(labels):
-        return f"{len(images)} images, labels {labels.dtype} {tuple(labels.shape)}; expected one torch.int64 for each"
+def _problem(inputs: Tensor, labels: Tensor, num_classes: int) -> str | None:
+    if (inputs.dtype, MODALITIES.get(inputs.ndim - 1)) not in _ALLOWED:
+        return (
+            f"inputs are {inputs.dtype} with {inputs.ndim} dimensions, expected torch.uint8 [N, H, W, C], or "
+            "torch.float32 [N, F] or [N, C, T]"
+        )
+    if labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
+        return f"{len(inputs)} inputs, labels {labels.dtype} {tuple(labels.shape)}; expected one torch.int64 for each"
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         return f"labels run from {low} to {high}, but there are {num_classes} class names"
+    if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+        return "some inputs are NaN or infinite"
     return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import RawData
+from scaledl.data.download import cache_folder
 from scaledl.data.idx import find_idx, read_idx
 from scaledl.errors import UsageError, require_extra
 
@@ -44,11 +44,6 @@ def read_folder(folder: Path, checksums: Mapping[str, str] = CHECKSUMS) -> RawDa
         read_idx(_existing(folder, name), 3 if "images" in name else 1, sha256) for name, sha256 in checksums.items()
     )
     return RawData(images.unsqueeze(-1), labels.long(), test_images.unsqueeze(-1), test_labels.long(), LABELS)
-
-
-def cache_folder() -> Path:
-    """Where downloads go: $XDG_CACHE_HOME/scaledl, by default ~/.cache/scaledl."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaledl"
 
 
 def _existing(folder: Path, name: str) -> Path:

@@ -17,6 +17,14 @@ MASK = (1 << 64) - 1
 
 # Coordinates of the draws. A number once given is never reused, or saved runs would change.
 ORDER, SPLIT, CROP_Y, CROP_X, FLIP = range(1, 6)
+ROTATION, SHIFT_X, SHIFT_Y, SCALE, SHEAR = range(6, 11)
+BRIGHTNESS, CONTRAST, SATURATION, JITTER_ORDER = range(11, 15)
+POLICY_KIND, POLICY_BIN, POLICY_SIGN = range(15, 18)
+BLUR, NOISE, CUTOUT_Y, CUTOUT_X = range(18, 22)
+PARTNER, MIX_WEIGHT, MIX_KIND, CUTMIX_Y, CUTMIX_X = range(22, 27)
+STEP_NOISE, STEP_REPEAT, STEP_WARP, STEP_MASK_LENGTH, STEP_MASK_START, STEP_CROP = range(27, 33)
+TOKEN_DROP, TOKEN_SWAP, TOKEN_SWAP_PHASE, TOKEN_MASK = range(33, 37)
+RESIZE_AREA, RESIZE_RATIO, RESIZE_Y, RESIZE_X = range(37, 41)
 
 
 def _mix(value: int) -> int:
@@ -56,16 +64,39 @@ def hash_ids(ids: Tensor, keys: Sequence[int]) -> Tensor:
     Returns:
         int64 [K, N]: output number `id` of the splitmix64 stream that is seeded with the key.
     """
-    starts = torch.tensor([_signed((key + GAMMA) & MASK) for key in keys]).unsqueeze(1)
-    z = starts + ids * _signed(GAMMA)
+    starts = torch.tensor([_signed((key + GAMMA) & MASK) for key in keys], device=ids.device).unsqueeze(1)
+    return _mixed(starts + ids * _signed(GAMMA))
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """`_mix` of every number, int64 of any shape."""
     z = (z ^ _shift(z, 30)) * _signed(MIX_1)
     z = (z ^ _shift(z, 27)) * _signed(MIX_2)
     return z ^ _shift(z, 31)
 
 
+def hash_positions(ids: Tensor, key: int, count: int) -> Tensor:
+    """64 random bits for each of `count` positions of every id; those of a position do not depend on `count`.
+
+    Args:
+        ids: int64 [N].
+        key: a number in 0..2**63-1.
+
+    Returns:
+        int64 [N, count]: the beginning of the splitmix64 stream that is seeded with the id's own 64 bits.
+    """
+    positions = torch.arange(1, count + 1, device=ids.device)
+    return _mixed(hash_ids(ids, [key])[0].unsqueeze(1) + positions * _signed(GAMMA))
+
+
 def below(bits: Tensor, bounds: Sequence[int]) -> Tensor:
     """Map random bits, int64 [K, N], to 0..bounds[k]-1 (Lemire 2019, on the upper 32; bias below bound / 2**32)."""
-    return (_shift(bits, 32) * torch.tensor(bounds).unsqueeze(1)) >> 32
+    return (_shift(bits, 32) * torch.tensor(bounds, device=bits.device).unsqueeze(1)) >> 32
+
+
+def uniform(bits: Tensor) -> Tensor:
+    """Map random bits, int64 of any shape, to float64 in [0, 1): multiples of 2**-32."""
+    return _shift(bits, 32).double() * 2.0**-32
 
 
 def generator(*parts: int) -> torch.Generator:

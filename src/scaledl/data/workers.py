@@ -13,28 +13,32 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scaledl.data.arrays import Batch
-from scaledl.errors import ScaledlError
+from scaledl.errors import ScaledlError, UsageError
 
 BatchFn = Callable[[Tensor, int], Batch]
 # What a scheduler sends to every process of a step: only the rank itself stops for it, and then its workers.
 IGNORED = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
-class _Slices(Dataset[Batch]):
+class _Slices(Dataset[Batch | ScaledlError]):
     def __init__(self, batch_fn: BatchFn, slices: Sequence[Tensor], epoch: int) -> None:
         self._batch_fn, self._slices, self._epoch = batch_fn, slices, epoch
 
     def __len__(self) -> int:
         return len(self._slices)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self._batch_fn(self._slices[index], self._epoch)
+    def __getitem__(self, index: int) -> Batch | ScaledlError:
+        """An error that has its words for the user is handed over: of one that is raised, torch makes a traceback."""
+        try:
+            return self._batch_fn(self._slices[index], self._epoch)
+        except ScaledlError as error:
+            return (UsageError if isinstance(error, UsageError) else ScaledlError)(str(error))  # others may not pickle
 
 
 def prepared(batch_fn: BatchFn, slices: Sequence[Tensor], epoch: int, num_workers: int) -> Iterator[Batch]:
     """`batch_fn(slice, epoch)` for every slice, in their order.
 
-    Raises ScaledlError naming the process when a worker dies.
+    Raises ScaledlError naming the process when a worker dies, and the ScaledlError that `batch_fn` raised in one.
     """
     loader = DataLoader(
         _Slices(batch_fn, slices, epoch),
@@ -46,18 +50,27 @@ def prepared(batch_fn: BatchFn, slices: Sequence[Tensor], epoch: int, num_worker
     )
     batches = _iterator(loader)
     try:
-        yield from (Batch(*batch) for batch in batches)
+        for batch in batches:
+            if isinstance(batch, ScaledlError):
+                raise batch
+            yield Batch(*batch)
     except (RuntimeError, OSError, EOFError) as error:
         death = _death(batches._workers)
         if death is None:
             raise
         raise ScaledlError(f"data.num_workers: {death}; the last checkpoint remains") from error
+    finally:
+        batches._shutdown_workers()  # else an error that is kept keeps them, too
 
 
-def _iterator(loader: DataLoader[Batch]) -> Any:
+def _iterator(loader: DataLoader[Batch | ScaledlError]) -> Any:
     """Without torch's handler of SIGCHLD, which raises what a worker's death is wherever the training just is."""
     before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # until a new worker ignores them
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
     return batches
@@ -77,4 +90,5 @@ def _death(workers: Sequence[BaseProcess]) -> str | None:
 def _begin_worker(number: int) -> None:
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     torch.set_num_threads(1)

@@ -68,12 +68,12 @@ def main(folder: Path) -> None:
     manifest = json.loads(extra["scaledl.json"])
     engine = manifest["int8"]["engine"] if manifest["int8"] else None
     module = load_module(data, engine)
-    cases = normalize(load(as_bytes(extra["cases.safetensors"]))["images"], manifest)
+    cases = normalize(load(as_bytes(extra["cases.safetensors"]))["inputs"], manifest)
     with torch.inference_mode():
         outputs = run_cases(module, cases, request["batch_sizes"])
-        if (folder / "images.safetensors").is_file():
-            images = load_file(folder / "images.safetensors")["images"]
-            outputs["test"] = torch.cat([module(normalize(part, manifest)) for part in images.split(CHUNK)])
+        if (folder / "inputs.safetensors").is_file():
+            inputs = load_file(folder / "inputs.safetensors")["inputs"]
+            outputs["test"] = torch.cat([module(normalize(part, manifest)) for part in inputs.split(CHUNK)])
         report = {
             "engine": engine,
             "kernels": count_kernels(module, cases[:1]),
@@ -97,11 +97,14 @@ def as_bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("latin-1")
 
 
-def normalize(images: Tensor, manifest: Manifest) -> Tensor:
-    """uint8 [N, H, W, C] -> float32 [N, C, H, W], by the numbers that stand in the file."""
+def normalize(inputs: Tensor, manifest: Manifest) -> Tensor:
+    """By the numbers that stand in the file: uint8 [N, H, W, C] -> float32 [N, C, H, W], others in their own shape."""
     steps = manifest["preprocessing"]
     mean, std = (torch.tensor(steps[key], dtype=torch.float32) for key in ("mean", "std"))
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
+    if inputs.dtype != torch.uint8:
+        shape = (len(mean), *[1] * (inputs.ndim - 2))
+        return (inputs - mean.view(shape)).div_(std.view(shape))
+    return inputs.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 def run_cases(module: torch.jit.ScriptModule, cases: Tensor, batch_sizes: list[int]) -> dict[str, Tensor]:

@@ -36,12 +36,12 @@ class Observation:
     outputs: dict[str, Tensor]
 
 
-def observe(path: Path, sha256: str, images: Tensor | None, config: ExportConfig, timeout: float) -> Observation:
+def observe(path: Path, sha256: str, inputs: Tensor | None, config: ExportConfig, timeout: float) -> Observation:
     """Load and run the file `path` in a clean process.
 
     Args:
         sha256: the hash that was checked; the process refuses other bytes.
-        images: test inputs, uint8 [N, H, W, C], or None.
+        inputs: of the test split, raw, or None.
         timeout: seconds until the process is ended.
 
     Raises:
@@ -59,8 +59,8 @@ def observe(path: Path, sha256: str, images: Tensor | None, config: ExportConfig
             "latency_seconds": LATENCY_SECONDS,
         }
         (folder / "request.json").write_text(json.dumps(request))
-        if images is not None:
-            save_file({"images": images.contiguous()}, folder / "images.safetensors")
+        if inputs is not None:
+            save_file({"inputs": inputs.contiguous()}, folder / "inputs.safetensors")
         _run(folder, timeout)
         return Observation(json.loads((folder / "report.json").read_text()), load_file(folder / "outputs.safetensors"))
 

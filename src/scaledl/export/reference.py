@@ -40,23 +40,23 @@ class Reference:
         return self.fake_quantized is not None
 
 
-def logits_of(module: nn.Module, images: Tensor, spec: InputSpec) -> Tensor:
-    """Outputs of an eager module in eval mode, on the CPU. images: uint8 [N, H, W, C] -> float32 [N, K]."""
+def logits_of(module: nn.Module, inputs: Tensor, spec: InputSpec) -> Tensor:
+    """Outputs of an eager module in eval mode, on the CPU. inputs: raw, [N, ...] -> float32 [N, K]."""
     with torch.inference_mode():
-        parts = [module(spec.normalize(part)) for part in images.split(CHUNK)]
+        parts = [module(spec.normalize(part)) for part in inputs.split(CHUNK)]
     return torch.cat(parts).clone()
 
 
 def build_reference(model: Model, data: DataModule, spec: InputSpec) -> Reference:
     """Run the source model over the test split, through the preprocessing that the file carries."""
     module = copy.deepcopy(model.module).cpu().eval()
-    images = data.test.images
+    inputs = data.test.inputs
     quantized = is_quantized(model.structure)
     source = convert(model) if quantized else module
-    sample = images[:CHUNK]
+    sample = inputs[:CHUNK]
     return Reference(
-        logits=logits_of(source, images, spec),
-        fake_quantized=logits_of(module, images, spec) if quantized else None,
+        logits=logits_of(source, inputs, spec),
+        fake_quantized=logits_of(module, inputs, spec) if quantized else None,
         labels=data.test.labels,
         class_names=data.spec.labels,
         preprocessing_error=_largest(spec.normalize(sample) - normalize(sample, data.spec)),

@@ -22,7 +22,7 @@ from scaledl.export.reference import logits_of
 from scaledl.models.quantized import convert, engine_of
 from scaledl.models.structure import Model, Structure
 from scaledl.runtime import jit
-from scaledl.runtime.artifact import CASES_FILE, MANIFEST_FILE, SCHEMA_VERSION, InputSpec
+from scaledl.runtime.artifact import CASES_FILE, LAYOUTS, MANIFEST_FILE, SCHEMA_VERSION, InputSpec
 
 NUM_CASES = 8
 
@@ -83,13 +83,13 @@ def _float_module(module: nn.Module) -> nn.Module:
 
 
 def _cases(module: nn.Module, test: Arrays, spec: InputSpec) -> dict[str, Tensor]:
-    """A few test inputs, spread over the split, as raw pixels, with their labels and the module's outputs."""
+    """A few test inputs, spread over the split, raw, with their labels and the module's outputs."""
     index = torch.linspace(0, len(test) - 1, min(NUM_CASES, len(test))).long()
     chosen = test.take(index)
-    logits = logits_of(module, chosen.images, spec)
+    logits = logits_of(module, chosen.inputs, spec)
     if not bool(logits.isfinite().all()):
         raise ScaledlError("the model's outputs are NaN or infinite on test inputs; it is not exported. Train it again")
-    return {"images": chosen.images.contiguous(), "labels": chosen.labels, "logits": logits.contiguous()}
+    return {"inputs": chosen.inputs.contiguous(), "labels": chosen.labels, "logits": logits.contiguous()}
 
 
 def _manifest(spec: DataSpec, engine: str | None, source: dict[str, Any]) -> dict[str, Any]:
@@ -97,14 +97,8 @@ def _manifest(spec: DataSpec, engine: str | None, source: dict[str, Any]) -> dic
         "schema_version": SCHEMA_VERSION,
         "format": "torchscript",
         "labels": list(spec.labels),
-        "input": {"dtype": "float32", "layout": "NCHW", "shape": list(spec.in_shape)},
-        "preprocessing": {
-            "from": {"dtype": "uint8", "layout": "NHWC"},
-            "formula": "(x / 255 - mean) / std",
-            "scale": 1 / 255,
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-        },
+        "input": {"dtype": "float32", "layout": LAYOUTS[len(spec.in_shape)], "shape": list(spec.in_shape)},
+        "preprocessing": {**_preprocessing(spec), "mean": list(spec.mean), "std": list(spec.std)},
         "output": {"kind": "logits", "dtype": "float32", "shape": [spec.num_classes]},
         "int8": {"engine": engine} if engine else None,
         "data": {"source": spec.source, "fingerprint": spec.fingerprint},
@@ -116,6 +110,14 @@ def _manifest(spec: DataSpec, engine: str | None, source: dict[str, Any]) -> dic
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _preprocessing(spec: DataSpec) -> dict[str, Any]:
+    """How raw values become inputs."""
+    if spec.modality == "image":
+        return {"from": {"dtype": "uint8", "layout": "NHWC"}, "formula": "(x / 255 - mean) / std", "scale": 1 / 255}
+    raw = {"dtype": "float32", "layout": LAYOUTS[len(spec.in_shape)]}
+    return {"from": raw, "formula": "(x - mean) / std", "scale": 1.0}
 
 
 def _script(module: nn.Module, family: str) -> torch.jit.ScriptModule:

@@ -62,7 +62,7 @@ def verify(
     made = [_origin_check(sha256, [record.origin.name for record in known])]
     reference = build_reference(model, data, spec.input) if model and data else None
     try:
-        observed = observe(path, sha256, data.test.images if reference and data else None, config, timeout)
+        observed = observe(path, sha256, data.test.inputs if reference and data else None, config, timeout)
     except CleanProcessFailed as error:
         return Verification(path, sha256, len(content), (*made, Check("clean process", False, str(error))))
     int8 = spec.engine is not None

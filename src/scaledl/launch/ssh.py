@@ -29,12 +29,17 @@ _CARRIED = (
 
 def remote_command(command: Sequence[str], environ: Mapping[str, str], folder: Path, python: str) -> str:
     """What the other host's shell is to run: here, with this environment, under a supervisor."""
+    words = [python, "-P", "-m", "scaledl.launch.supervise", "--connection", "--", *command]
+    return plain_command(words, environ, folder, python)
+
+
+def plain_command(command: Sequence[str], environ: Mapping[str, str], folder: Path, python: str) -> str:
+    """The same without a supervisor."""
     carried = {name: value for name, value in environ.items() if name.startswith(_CARRIED) and name != SSH_VARIABLE}
     settings = [f"{name}={value}" for name, value in sorted(carried.items())]
-    words = [python, "-P", "-m", "scaledl.launch.supervise", "--connection", "--", *command]
     binaries = shlex.quote(str(Path(python).parent))
     command_line = (
-        f'cd {shlex.quote(str(folder))} && PATH={binaries}:"$PATH" exec env {shlex.join([*settings, *words])}'
+        f'cd {shlex.quote(str(folder))} && PATH={binaries}:"$PATH" exec env {shlex.join([*settings, *command])}'
     )
     return f"exec sh -c {shlex.quote(command_line)}"  # whatever the login shell is
 

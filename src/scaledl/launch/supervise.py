@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from scaledl.distributed.processes import adopt_orphans, end_all, leaving_with, rank_leaders, reap, send
 from scaledl.distributed.signals import CaughtSignals
-from scaledl.launch.processes import adopt_orphans, end_all, leaving_with, rank_leaders, reap, send
 
 GRACE_VARIABLE = "SCALEDL_GRACE_SECONDS"
 GRACE_SECONDS = 60.0  # for a checkpoint, before ranks that were told to stop are killed

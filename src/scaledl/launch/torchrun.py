@@ -37,7 +37,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _silence() -> None:
-    """The ranks say what went wrong. Half of the loggers take their level from LOGLEVEL, half from above."""
+    """The ranks say what went wrong. Half of the loggers take their level from LOGLEVEL, half from above.
+
+    A node that is done sooner than another closes its store, which C++ tells with a stack.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if _LOG_LEVEL in os.environ:
         return
     os.environ[_LOG_LEVEL] = "CRITICAL"

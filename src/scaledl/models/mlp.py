@@ -26,7 +26,7 @@ class MLP(nn.Module):
         self._init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> logits [B, num_classes]."""
+        """[B, ...] -> logits [B, num_classes]."""
         logits: Tensor = self.head(self.hidden(torch.flatten(x, 1)))
         return logits
 
@@ -38,6 +38,6 @@ class MLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
-def build_mlp(config: MLPConfig, in_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def build_mlp(config: MLPConfig, in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """An MLP for inputs [B, *in_shape]; an empty `hidden` is plain softmax regression."""
     return MLP(math.prod(in_shape), config.hidden, num_classes)

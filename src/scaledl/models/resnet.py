@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import ResNetConfig
+from scaledl.errors import UsageError
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -140,8 +141,16 @@ IMAGENET_STYLE: dict[int, tuple[Block, Sequence[int]]] = {
 }
 
 
-def build_resnet(config: ResNetConfig, in_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """A ResNet for inputs [B, C, H, W] with C = in_shape[0]; any height and width works."""
+def build_resnet(config: ResNetConfig, in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A ResNet for inputs [B, C, H, W] with C = in_shape[0]; any height and width works.
+
+    Raises UsageError for inputs that are no images.
+    """
+    if len(in_shape) != 3:
+        raise UsageError(
+            f"model.family: got resnet, and an input of the data has the shape {list(in_shape)}; allowed: images, "
+            "[channels, height, width]; fix: model.family=mlp, which takes any shape"
+        )
     if config.depth in IMAGENET_STYLE:
         block, counts = IMAGENET_STYLE[config.depth]
         width = config.width or 64

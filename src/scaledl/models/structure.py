@@ -44,7 +44,8 @@ _BUILD_ERRORS = (
 class Structure:
     """All that is needed to build a module again, without its tensors.
 
-    `in_shape` is (channels, height, width). `history` holds JSON-able changes, each with its kind under "op".
+    `in_shape` is that of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series. `history` holds JSON-able
+    changes, each with its kind under "op".
     """
 
     family: str

@@ -43,7 +43,7 @@ def main(request_path: str, result_path: str) -> None:
 def try_rank(config: Config, eval_batch_size: int) -> dict[str, Any]:
     """`config` holds the rank's share of the batches; `eval_batch_size` is for the final evaluation, by rank 0."""
     import torch
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # a part of the process, as below
+    from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: F401  # a part of the process, as below
 
     from scaledl.data import build_data
     from scaledl.distributed.ranks import as_current

@@ -8,12 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from scaledl.config.load import dump_yaml
 from scaledl.report import units
 from scaledl.report.curves import read_curves
+from scaledl.report.search import view_search
 from scaledl.report.tables import Confusion, StageTable, confusion_table, stage_table
 from scaledl.run import Manifest, Parent, Run, atomic_write, lineage
 
@@ -33,32 +34,53 @@ def write_report(run: Run, root: Path) -> Path:
 
 def render(run: Run, root: Path) -> str:
     """The page as text."""
+    if run.kind == "tune":
+        return _page("search_template.html", run, root, view_search(run).values())
+    return _page("template.html", run, root, _training(run))
+
+
+def _page(template: str, run: Run, root: Path, values: dict[str, Any]) -> str:
+    """A page with what every run has: state, lineage, surroundings, config, files."""
     manifest = run.manifest
-    missing: list[str] = []
-    table = _read_json(run.path / "table.json", missing)
-    evaluation = _read_json(run.path / "evaluation.json", missing)
-    return _template().render(
-        title=f"{manifest.name}/{manifest.id}",
-        kind=manifest.kind,
-        state=run.state,
-        error=manifest.error,
-        notices=[f"{name} is damaged and was left out." for name in missing],
-        metrics=_metrics(manifest),
-        facts=_facts(manifest),
-        table=_table(table),
-        charts=read_curves(run.metrics_file).charts(),
-        confusion=_confusion(evaluation),
-        evaluation=_evaluation_facts(evaluation),
-        stages=_stages(run),
-        relatives=_relatives(run, root),
-        config=dump_yaml(run.config),
-        files=sorted(manifest.files.items()),
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            title=f"{manifest.name}/{manifest.id}",
+            kind=manifest.kind,
+            state=run.state,
+            error=manifest.error,
+            facts=_facts(manifest),
+            relatives=_relatives(run, root),
+            config=dump_yaml(run.config),
+            files=sorted(manifest.files.items()),
+            **values,
+        )
     )
 
 
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(files("scaledl.report").joinpath("template.html").read_text(encoding="utf-8"))
+def _training(run: Run) -> dict[str, Any]:
+    damaged: list[str] = []
+    table = _read_json(run.path / "table.json", damaged)
+    evaluation = _read_json(run.path / "evaluation.json", damaged)
+    return {
+        "notices": [f"{name} is damaged and was left out." for name in damaged],
+        "metrics": _metrics(run.manifest),
+        "table": _table(table),
+        "charts": read_curves(run.metrics_file).charts(),
+        "confusion": _confusion(evaluation),
+        "evaluation": _evaluation_facts(evaluation),
+        "stages": _stages(run),
+    }
+
+
+def environment() -> Environment:
+    def read(name: str) -> str:
+        return files("scaledl.report").joinpath(name).read_text(encoding="utf-8")
+
+    return Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(read)
+    )
 
 
 def _read_json(path: Path, damaged: list[str]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class Run:
         """
         from scaledl.config.load import load_config
 
-        config = load_config(self.path / CONFIG_FILE)
+        config = load_config(self.path / CONFIG_FILE, space=False)
         self._refuse_edited(config)
         return config
 

@@ -36,6 +36,7 @@ _REASONS = {
     errno.ELOOP: "the path goes round in symbolic links",
     errno.ENAMETOOLONG: "the name is too long",
 }
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
@@ -44,6 +45,11 @@ Rest = Callable[[float], None]
 
 def no_rest(seconds: float) -> None:
     """For work that others do not wait beside. A `Rest` is told the seconds that a part of the work took."""
+
+
+def is_sha256(value: object) -> bool:
+    """Whether it is a SHA-256 in hexadecimal, and so can be no path either."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def sha256_file(path: str | Path, rest_fn: Rest = no_rest) -> str:

@@ -14,7 +14,7 @@ from scaledl.errors import UsageError
 from scaledl.run.files import atomic_json
 
 SCHEMA_VERSION = 1
-KINDS = ("train", "compress", "stage")
+KINDS = ("train", "compress", "stage", "tune", "trial")
 STATUSES = ("running", "preempted", "failed", "complete")
 FILE_NAME = "manifest.json"
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from scaledl.errors import UsageError
 from scaledl.run import Run
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "scaledl.json"
 CASES_FILE = "cases.safetensors"
+LAYOUTS = {1: "NF", 2: "NCT", 3: "NCHW"}  # of a batch, by the dimensions of one input
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_CASES_BYTES = 256 * 2**20
 
@@ -33,19 +34,27 @@ class HashMismatch(UsageError):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What one input looks like and how pixels become it.
+    """What one input looks like and how raw values become it.
 
     Attributes:
-        shape: (C, H, W) of one input.
-        mean, std: per channel, in units where 255 is 1.
+        shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series.
+        mean, std: for each channel or column; of images in units where 255 is 1.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """(x / 255 - mean) / std. uint8 [N, H, W, C] -> float32 [N, C, H, W], channels_last."""
+    @property
+    def is_image(self) -> bool:
+        return len(self.shape) == 3
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """(x / 255 - mean) / std of images, uint8 [N, H, W, C] -> float32 [N, C, H, W], channels_last; (x - mean) / std
+        of others, float32 [N, *shape]."""
+        return self._of_pixels(inputs) if self.is_image else self._of_values(inputs)
+
+    def _of_pixels(self, images: Tensor) -> Tensor:
         channels, height, width = self.shape
         # A row as long as an image: broadcasting over three channels alone would run three elements at a time.
         mean, std = (torch.tensor(value, dtype=torch.float32).repeat(height * width) for value in (self.mean, self.std))
@@ -53,12 +62,20 @@ class InputSpec:
         rows.div_(255).sub_(mean).div_(std)
         return rows.view(len(images), height, width, channels).permute(0, 3, 1, 2)
 
+    def _of_values(self, values: Tensor) -> Tensor:
+        shape = (len(self.mean), *[1] * (len(self.shape) - 1))
+        mean, std = (torch.tensor(value, dtype=torch.float32).view(shape) for value in (self.mean, self.std))
+        return (values - mean).div_(std)
+
 
 @dataclass(frozen=True)
 class Cases:
-    """Real test inputs with the outputs that the source model gave. images: uint8 [N, H, W, C]; logits: [N, K]."""
+    """Real test inputs, raw, with the outputs of the source model.
 
-    images: Tensor
+    inputs: uint8 [N, H, W, C] or float32 [N, *shape]; labels: int64 [N]; logits: float32 [N, K].
+    """
+
+    inputs: Tensor
     labels: Tensor
     logits: Tensor
 
@@ -150,12 +167,12 @@ def read_cases(data: bytes, path: Path) -> Cases:
     """The embedded test cases of the artifact in `data`. Raises UsageError when they are damaged."""
     try:
         tensors = load_safetensors(_extra_file(data, path, CASES_FILE, MAX_CASES_BYTES))
-        cases = Cases(tensors["images"], tensors["labels"], tensors["logits"])
+        cases = Cases(tensors["inputs"], tensors["labels"], tensors["logits"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: its embedded test cases are damaged ({type(error).__name__}: {error})") from error
-    rows = {len(cases.images), len(cases.labels), len(cases.logits)}
-    if len(rows) != 1 or 0 in rows or cases.images.dtype != torch.uint8 or cases.images.ndim != 4:
-        raise UsageError(f"{path}: its embedded test cases are damaged: images, labels and outputs do not fit together")
+    rows = {len(cases.inputs), len(cases.labels), len(cases.logits)}
+    if len(rows) != 1 or 0 in rows or (cases.inputs.dtype == torch.uint8) != (cases.inputs.ndim == 4):
+        raise UsageError(f"{path}: its embedded test cases are damaged: inputs, labels and outputs do not fit together")
     return cases
 
 
@@ -230,16 +247,17 @@ def _parse_spec(manifest: Mapping[str, Any], path: Path) -> ArtifactSpec:
             f"{path}: made for schema version {version!r}, this scaledl reads {SCHEMA_VERSION}; export the run again"
         )
     try:
-        channels, height, width = (int(size) for size in manifest["input"]["shape"])
+        shape = tuple(int(size) for size in manifest["input"]["shape"])
         steps = manifest["preprocessing"]
         mean, std = (tuple(float(value) for value in steps[key]) for key in ("mean", "std"))
         engine = manifest["int8"]["engine"] if manifest["int8"] else None
         labels = tuple(str(label) for label in manifest["labels"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: its {MANIFEST_FILE} is damaged ({type(error).__name__}: {error})") from error
-    sizes_fit = min(channels, height, width, len(labels)) >= 1 and {len(mean), len(std)} == {channels}
+    known = len(shape) in LAYOUTS and LAYOUTS[len(shape)] == manifest["input"].get("layout")
+    sizes_fit = known and min(*shape, len(labels)) >= 1 and {len(mean), len(std)} == {shape[0]}
     if not sizes_fit or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise UsageError(
             f"{path}: its {MANIFEST_FILE} is damaged: input shape, labels, mean and std do not fit together"
         )
-    return ArtifactSpec(labels, InputSpec((channels, height, width), mean, std), engine, dict(manifest))
+    return ArtifactSpec(labels, InputSpec(shape, mean, std), engine, dict(manifest))

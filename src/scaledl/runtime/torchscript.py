@@ -48,25 +48,27 @@ class Predictor:
         """Engine of the int8 kernels, None for a float32 file."""
         return self._spec.engine
 
-    def predict(self, images: Any) -> Tensor:
+    def predict(self, inputs: Any) -> Tensor:
         """Logits, float32 [N, K].
 
         Args:
-            images: uint8 [N, H, W, C], raw pixels, which are normalised as in training; or float [N, C, H, W],
-                already normalised. A tensor or anything that `torch.as_tensor` takes.
+            inputs: of an image model uint8 [N, H, W, C], raw pixels, which are normalised as in training, or float
+                [N, C, H, W], already normalised; of another one float or whole numbers [N, *shape] as they stand in the
+                data, which are normalised too. A tensor or anything that `torch.as_tensor` takes.
 
         Raises:
-            UsageError: another shape or dtype, no images, or values that are not finite.
+            UsageError: another shape or dtype, no inputs, or values that are not finite.
         """
-        return self.forward(self._checked_input(torch.as_tensor(images)))
+        values = torch.as_tensor(inputs)
+        return self.forward(self._checked_images(values) if self.spec.is_image else self._checked_values(values))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised inputs, unchecked: float32 [N, C, H, W] -> [N, K]."""
+        """Logits of normalised inputs, unchecked: float32 [N, *shape] -> [N, K]."""
         with torch.inference_mode():
             logits: Tensor = self._by_size.get(len(x), self._shared)(x)
         return logits
 
-    def _checked_input(self, images: Tensor) -> Tensor:
+    def _checked_images(self, images: Tensor) -> Tensor:
         channels, height, width = self.spec.shape
         is_pixels = images.dtype == torch.uint8
         wanted = (height, width, channels) if is_pixels else (channels, height, width)
@@ -75,13 +77,16 @@ class Predictor:
                 f"images: got {images.dtype} {list(images.shape)}; wanted uint8 [N, {height}, {width}, {channels}] "
                 f"(pixels) or float [N, {channels}, {height}, {width}] (normalised)"
             )
-        if len(images) == 0:
-            raise UsageError("images: got none; at least one is needed")
-        if is_pixels:
-            return self.spec.normalize(images)
-        if not bool(images.isfinite().all()):
-            raise UsageError("images: some values are NaN or infinite")
-        return images.to(torch.float32)
+        _check_values("images", images)
+        return self.spec.normalize(images) if is_pixels else images.to(torch.float32)
+
+    def _checked_values(self, values: Tensor) -> Tensor:
+        if values.is_complex() or values.dtype == torch.bool or tuple(values.shape[1:]) != self.spec.shape:
+            wanted = ", ".join(map(str, self.spec.shape))
+            raise UsageError(f"inputs: got {values.dtype} {list(values.shape)}; wanted numbers [N, {wanted}]")
+        values = values.to(torch.float32)
+        _check_values("inputs", values)
+        return self.spec.normalize(values)
 
 
 def load(path: str | Path, *, trust: bool = False, batch_sizes: Sequence[int] = (1,)) -> Predictor:
@@ -98,6 +103,13 @@ def load(path: str | Path, *, trust: bool = False, batch_sizes: Sequence[int] = 
     path = Path(path)
     data = read_trusted(path, trust=trust)
     return Predictor(data, read_spec(data, path), batch_sizes)
+
+
+def _check_values(name: str, values: Tensor) -> None:
+    if len(values) == 0:
+        raise UsageError(f"{name}: got none; at least one is needed")
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        raise UsageError(f"{name}: some values are NaN or infinite")
 
 
 def _load_module(data: bytes, spec: ArtifactSpec) -> torch.jit.ScriptModule:

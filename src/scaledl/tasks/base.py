@@ -105,7 +105,7 @@ class Task(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         if device.type != "cpu":
             batch = Batch(*(field.to(device, non_blocking=True) for field in batch))
-        return batch if self.channels_last else batch._replace(x=batch.x.contiguous())
+        return batch if self.channels_last else batch.contiguous()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if batch_idx % self.accumulate == 0:

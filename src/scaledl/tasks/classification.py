@@ -11,7 +11,10 @@ from scaledl.tasks.base import Task
 
 
 class ClassificationTask(Task):
-    """Logits [B, K] against labels int64 [B]; smoothing (Szegedy et al. 2016) in training only."""
+    """Logits [B, K] against labels int64 [B] or shares of the classes float32 [B, K].
+
+    Smoothing (Szegedy et al. 2016) in training only.
+    """
 
     def __init__(self, model: nn.Module, config: TaskConfig) -> None:
         super().__init__(model)
@@ -23,5 +26,6 @@ class ClassificationTask(Task):
         return {"loss": F.cross_entropy(logits, batch.y, label_smoothing=smoothing), "output": logits}
 
     def metrics(self, result: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        correct = result["output"].argmax(dim=1) == batch.y
+        labels = batch.y if batch.y.ndim == 1 else batch.y.argmax(dim=1)
+        correct = result["output"].argmax(dim=1) == labels
         return {"loss": result["loss"].detach().float() * len(batch.y), "accuracy": correct.sum()}

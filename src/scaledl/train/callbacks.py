@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from scaledl.console import Progress, get_console
 from scaledl.distributed.link import RankLink
 from scaledl.run import Run, atomic_write, storage_errors
+from scaledl.run.events import EventFile
 from scaledl.tasks.base import NonFiniteLossError, Task
 
 EPOCH_LINE_SECONDS = 2.0
@@ -30,16 +30,14 @@ class Metrics(pl.Callback):
         self.every_n_steps = every_n_steps
         self.writes = writes  # of several ranks only the first; all add up their losses together
         self.last_loss = float("nan")
-        self._writer: Any = None
+        self._events: EventFile | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not self.writes:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         with storage_errors(self.run.metrics_file, "metrics"):
             drop_lines_after(self.run.metrics_file, trainer.global_step)
-            self._writer = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=trainer.global_step + 1)
+            self._events = EventFile(self.run.path / "tensorboard", purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if len(pl_module.losses) >= self.every_n_steps:
@@ -72,19 +70,12 @@ class Metrics(pl.Callback):
             self.flush(trainer, pl_module)
 
     def _write(self, record: dict[str, Any], scalars: dict[str, float]) -> None:
-        if not self.writes:
+        if self._events is None:
             return
         with storage_errors(self.run.metrics_file, "metrics"):
             with self.run.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, record["step"])
-
-    def close(self) -> None:
-        """End the TensorBoard file; what could not be written there stands in metrics.jsonl or was reported."""
-        if self._writer is not None:
-            with suppress(OSError):
-                self._writer.close()
+            self._events.add_scalars(record["step"], scalars)
 
 
 def drop_lines_after(path: Path, step: int) -> None:

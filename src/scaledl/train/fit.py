@@ -188,7 +188,6 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
             )
     finally:
         display.close()
-        metrics.close()
         writer.close()
     return _result(fitting, task, whole, average), task, trainer
 

@@ -34,6 +34,7 @@ class Settings:
 
 
 FILE = "settings.json"
+_BLOCK = 16  # channels that an AVX-512 kernel takes at a time
 
 
 def resolve_settings(config: Config, run: Run, data: DataModule, model: Model, ranks: Ranks) -> Settings:
@@ -50,10 +51,9 @@ def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, r
         if settings.world_size == ranks.world_size:
             return settings
         return replace(settings, world_size=ranks.world_size, num_threads=_num_threads(config, ranks))
-    channels_last = config.trainer.channels_last
     settings = Settings(
         precision=config.trainer.precision,
-        channels_last=config.model.family != "mlp" if channels_last == "auto" else channels_last,
+        channels_last=_channels_last(config, model.module),
         num_threads=_num_threads(config, ranks),
         teacher_bf16=_bf16_runs_natively(config),
         accumulate=config.trainer.accumulate,
@@ -65,6 +65,30 @@ def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, r
         settings = _measure_precision(config, data, model, settings)
     _keep(settings, run)
     return settings
+
+
+def _channels_last(config: Config, module: nn.Module) -> bool:
+    """What the config says, or where it leaves the choice whatever has images; but never where it breaks gradients."""
+    wanted = config.trainer.channels_last
+    if wanted is False or (wanted == "auto" and config.model.family == "mlp"):
+        return False
+    narrow = not uses_gpu(config) and any(_is_narrow_and_strided(layer) for layer in module.modules())
+    if narrow and wanted is True:
+        get_console().warn(
+            f"trainer.channels_last: true is not used: on CPUs gradients of strided 1x1 convolutions with less than "
+            f"{_BLOCK} input channels are wrong in that layout (oneDNN #6035), and this model has such"
+        )
+    return not narrow
+
+
+def _is_narrow_and_strided(layer: nn.Module) -> bool:
+    """oneDNN writes past its workspace there: wrong gradients of the weights, or a crash."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and max(layer.kernel_size) == 1
+        and max(layer.stride) > 1
+        and layer.in_channels // layer.groups < _BLOCK
+    )
 
 
 def halve_micro_batch(settings: Settings, config: Config, run: Run, ranks: Ranks, problem: str) -> Settings:
@@ -121,9 +145,10 @@ def _read_settings(path: Path, accumulate: int) -> Settings:
 def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
     torch.set_num_threads(settings.num_threads)
     device = "cuda" if uses_gpu(config) else "cpu"
-    x = next(iter(data.eval_loader("train", config.data.batch_size // config.trainer.accumulate))).x.to(device)
+    batch = next(iter(data.eval_loader("train", config.data.batch_size // config.trainer.accumulate)))
     module = prepare_module(copy.deepcopy(model.module), settings).to(device)
-    precision = resolve_precision(module, x, data.spec.num_classes)
+    batch = batch if settings.channels_last else batch.contiguous()
+    precision = resolve_precision(module, batch.x.to(device), data.spec.num_classes)
     get_console().info(f"precision auto: {precision} is faster here")
     return replace(settings, precision=precision)
 

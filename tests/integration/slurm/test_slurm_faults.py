@@ -120,7 +120,8 @@ def test_the_orphan_of_a_dead_node_stops_and_writes_no_more(
     first, second = project.events("attempts")
     assert (first.pid, first.what, second.what) == (writer.pid, 1, 2)
     saved = project.events("saved")
-    assert {event.pid for event in saved if event.time > second.time} == {second.pid}
+    # A save that had passed its last look at the token may still come to its end.
+    assert {event.pid for event in saved if event.time > second.time + 2} == {second.pid}
     if nodes == 1:  # no srun lives that could end it
         fenced = project.events("fenced")
         assert {event.pid for event in fenced} == {orphan.pid}

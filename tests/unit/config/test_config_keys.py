@@ -15,6 +15,11 @@ from scaledl.errors import UsageError
 
 pytestmark = pytest.mark.unit
 
+SOURCE_NAMES = (
+    *("breast_cancer", "cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "iris", "mnist"),
+    *("prepared", "ucr", "wine"),
+)
+
 KEYS = {info.name: info for info in config_keys()}
 
 
@@ -26,7 +31,9 @@ def test_keys_of_every_section_family_and_method() -> None:
     assert (ratio.key, ratio.variant, ratio.default) == ("compress.stages[].ratio", "prune", "0.5")
     assert KEYS["model.hidden (mlp)"].default == "[128]"
     assert KEYS["model.family"].allowed == "one of mlp, resnet"
-    assert KEYS["data.source"].allowed == "one of digits, fashion_mnist"
+    assert KEYS["data.source"].allowed == (
+        f"one of {', '.join(SOURCE_NAMES)}, or a folder of a prepared data set (with a slash: ./NAME)"
+    )
     assert KEYS["compress.stages[].method"].default == "required"
     assert KEYS["compress.stages"].default == "[]"
     assert KEYS["base"].type == "text or list"
@@ -55,7 +62,7 @@ def test_json_schema_for_editors() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {"base", *Config.model_fields}
     assert [option["type"] for option in schema["properties"]["base"]["anyOf"]] == ["string", "array"]
-    assert schema["$defs"]["DataConfig"]["properties"]["source"]["enum"] == ["digits", "fashion_mnist"]
+    assert schema["$defs"]["DataConfig"]["properties"]["source"]["anyOf"][0]["enum"] == [*SOURCE_NAMES]
     assert all("method" in schema["$defs"][name]["required"] for name in ("PruneConfig", "PTQConfig"))
     json_schema()["properties"].clear()
     assert json_schema() == schema
@@ -64,7 +71,7 @@ def test_json_schema_for_editors() -> None:
 @pytest.mark.parametrize(
     ("registry", "names"),
     [
-        (SOURCES, ("digits", "fashion_mnist")),
+        (SOURCES, SOURCE_NAMES),
         (FAMILIES, ("mlp", "resnet")),
         (TASKS, ("classification",)),
         (METHODS, ("distill", "prune", "ptq", "qat")),

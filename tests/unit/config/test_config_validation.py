@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from scaledl.config import Config, ConfigError, Problem, load_config
+from scaledl.config.registry import SOURCES
 from scaledl.config.schema import CompressConfig, PruneConfig, PTQConfig, QATConfig, TrainerConfig
 
 pytestmark = pytest.mark.unit
@@ -44,9 +45,22 @@ BAD_VALUES = [
     ("data.batch_size", "64.5", "got 64.5; allowed: a whole number from 1 to 1000000"),
     ("data.batch_size", "true", "got true; allowed: a whole number"),
     ("data.val_fraction", "1", "got 1; allowed: a number greater than 0 and less than 1"),
-    ("data.source", "digit", "got 'digit'; allowed: one of digits, fashion_mnist; did you mean 'digits'?"),
-    ("data.source", "os.system", "got 'os.system'; allowed: one of digits, fashion_mnist"),
-    ("data.source", "os:system", "got 'os:system'; allowed: one of digits, fashion_mnist"),
+    (
+        "data.source",
+        "digit",
+        f"got 'digit'; allowed: one of {', '.join(SOURCES.names())}, or a folder of a "
+        "prepared data set (with a slash: ./NAME); did you mean 'digits'?",
+    ),
+    (
+        "data.source",
+        "os.system",
+        f"got 'os.system'; allowed: one of {', '.join(SOURCES.names())}",
+    ),
+    (
+        "data.source",
+        "os:system",
+        f"got 'os:system'; allowed: one of {', '.join(SOURCES.names())}",
+    ),
     (
         "task.name",
         "Classification",

@@ -26,9 +26,9 @@ def test_take_copies_rows_in_the_order_asked_for() -> None:
     part = whole.take(torch.tensor([4, 1]))
     assert len(part) == 2
     assert part.ids.tolist() == [14, 11]
-    assert torch.equal(part.images, torch.stack([whole.images[4], whole.images[1]]))
-    part.images.zero_()
-    assert whole.images.any()
+    assert torch.equal(part.inputs, torch.stack([whole.inputs[4], whole.inputs[1]]))
+    part.inputs.zero_()
+    assert whole.inputs.any()
 
 
 def test_spec_survives_json_exactly() -> None:
@@ -37,7 +37,15 @@ def test_spec_survives_json_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"in_shape": [1, 2]}, {"mean": "a"}, {"std": None}, {"labels": 3}, {"in_shape": ["x", 1, 1]}]
+    "damage",
+    [
+        {"in_shape": [1, 2, 3, 4]},
+        {"in_shape": []},
+        {"mean": "a"},
+        {"std": None},
+        {"labels": 3},
+        {"in_shape": ["x", 1, 1]},
+    ],
 )
 def test_a_damaged_spec_is_refused(damage: dict) -> None:
     with pytest.raises(UsageError, match="data spec"):
@@ -80,7 +88,7 @@ def test_a_constant_channel_does_not_divide_by_zero() -> None:
 def test_fingerprint_sees_every_byte_and_the_order() -> None:
     def changed(pixel: int = 0, label: int = 0, sample: int = 0) -> Arrays:
         split = arrays()
-        split.images[0, 0, 0, 0] += pixel
+        split.inputs[0, 0, 0, 0] += pixel
         split.labels[0] += label
         split.ids[0] += sample
         return split

@@ -45,8 +45,8 @@ def test_splits_are_disjoint_whole_and_stratified(digits: DataModule) -> None:
 def test_spec_describes_the_training_split_alone(digits: DataModule) -> None:
     spec = digits.spec
     assert (spec.source, spec.in_shape, spec.labels) == ("digits", (1, 8, 8), tuple("0123456789"))
-    assert (spec.mean, spec.std) == channel_statistics(digits.train.images)
-    assert spec.mean != channel_statistics(torch.cat([digits.train.images, digits.val.images]))[0]
+    assert (spec.mean, spec.std) == channel_statistics(digits.train.inputs)
+    assert spec.mean != channel_statistics(torch.cat([digits.train.inputs, digits.val.inputs]))[0]
 
 
 def test_seed_and_fraction_choose_the_split_and_never_the_test_set(digits: DataModule) -> None:
@@ -59,13 +59,13 @@ def test_seed_and_fraction_choose_the_split_and_never_the_test_set(digits: DataM
     assert len(half.val) == pytest.approx(719, abs=5)
     assert len({data.spec.fingerprint for data in (digits, other, half)}) == 3
     for data in (other, half):
-        assert torch.equal(data.test.images, digits.test.images)
+        assert torch.equal(data.test.inputs, digits.test.inputs)
         assert torch.equal(data.test.ids, digits.test.ids)
 
 
 def test_a_sample_keeps_its_id_in_every_split(digits: DataModule) -> None:
     other = build_data(DataConfig(), seed=1)
-    both = [torch.cat([data.train.images, data.val.images]) for data in (digits, other)]
+    both = [torch.cat([data.train.inputs, data.val.inputs]) for data in (digits, other)]
     order = [torch.cat([data.train.ids, data.val.ids]).argsort() for data in (digits, other)]
     assert torch.equal(both[0][order[0]], both[1][order[1]])
 
@@ -104,16 +104,20 @@ def test_what_a_good_source_hands_over_passes(handed_over: list[RawData]) -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"images": GOOD.images.float()}, "training set: images are torch.float32"),
-        ({"images": GOOD.images[0]}, "training set: images are torch.uint8 with 3 dimensions"),
-        ({"labels": GOOD.labels[:9]}, "training set: 10 images, labels"),
+        ({"inputs": GOOD.inputs.float()}, "training set: inputs are torch.float32"),
+        ({"inputs": GOOD.inputs[0]}, "training set: inputs are torch.uint8 with 3 dimensions"),
+        (
+            {"inputs": torch.full((10, 3), float("nan")), "test_inputs": torch.zeros(3, 3)},
+            "training set: some inputs are NaN",
+        ),
+        ({"labels": GOOD.labels[:9]}, "training set: 10 inputs, labels"),
         ({"labels": GOOD.labels.int()}, "torch.int32"),
         ({"labels": GOOD.labels + 1}, "from 1 to 2, but there are 2"),
         ({"test_labels": torch.tensor([0, -1, 1])}, "test set: labels run from -1"),
-        ({"test_images": GOOD.test_images[:0], "test_labels": GOOD.test_labels[:0]}, "test set: 0 images"),
+        ({"test_inputs": GOOD.test_inputs[:0], "test_labels": GOOD.test_labels[:0]}, "test set: 0 inputs"),
         (
-            {"test_images": torch.zeros(3, 2, 3, 1, dtype=torch.uint8)},
-            r"training images are \(2, 2, 1\), test images \(2, 3, 1\)",
+            {"test_inputs": torch.zeros(3, 2, 3, 1, dtype=torch.uint8)},
+            r"training inputs are \(2, 2, 1\), test inputs \(2, 3, 1\)",
         ),
         ({"labels": torch.tensor([0] * 9 + [1])}, "too few samples: 'odd' has 1"),
     ],

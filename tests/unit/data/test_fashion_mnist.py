@@ -77,9 +77,9 @@ def install(monkeypatch: pytest.MonkeyPatch, fake: FakeTorchvision) -> FakeTorch
 def test_a_given_folder_is_read_in_both_layouts(small: Path, packed: bool, layout: str) -> None:
     write_files(small / "given" / layout, packed=packed)
     raw = load_fashion_mnist(DataConfig(root=str(small / "given")))
-    assert raw.images.shape == (6, 28, 28, 1)
-    assert raw.test_images.shape == (4, 28, 28, 1)
-    assert raw.images.dtype == torch.uint8
+    assert raw.inputs.shape == (6, 28, 28, 1)
+    assert raw.test_inputs.shape == (4, 28, 28, 1)
+    assert raw.inputs.dtype == torch.uint8
     assert raw.labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert raw.test_labels.dtype == torch.int64
     assert raw.label_names == LABELS
@@ -123,7 +123,7 @@ def test_the_download_goes_to_the_cache_once_and_in_silence(
 ) -> None:
     fake = install(monkeypatch, FakeTorchvision())
     first, second = load_fashion_mnist(DataConfig()), load_fashion_mnist(DataConfig())
-    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.inputs, second.inputs)
     assert fake.calls == 1
     assert (small / "cache/scaledl/FashionMNIST/raw/t10k-labels-idx1-ubyte.gz").is_file()
     assert capfd.readouterr() == ("", "")
@@ -163,9 +163,9 @@ def test_without_torchvision_the_extra_is_named(small: Path, monkeypatch: pytest
 )
 def test_the_real_files_pass_their_checksums() -> None:
     raw = load_fashion_mnist(DataConfig(download=False))
-    assert raw.images.shape == (60_000, 28, 28, 1)
-    assert raw.test_images.shape == (10_000, 28, 28, 1)
+    assert raw.inputs.shape == (60_000, 28, 28, 1)
+    assert raw.test_inputs.shape == (10_000, 28, 28, 1)
     assert torch.bincount(raw.labels).tolist() == [6000] * 10
     # Means published with the set: 0.2860 and 0.3530.
-    assert raw.images.double().mean().item() / 255 == pytest.approx(0.2860, abs=1e-4)
-    assert raw.images.double().std().item() / 255 == pytest.approx(0.3530, abs=1e-4)
+    assert raw.inputs.double().mean().item() / 255 == pytest.approx(0.2860, abs=1e-4)
+    assert raw.inputs.double().std().item() / 255 == pytest.approx(0.3530, abs=1e-4)

@@ -84,7 +84,7 @@ def test_evaluation_runs_through_the_split_in_order_untouched_and_from_the_start
     next(iter(loader_))  # what a sanity check leaves behind
     batches = list(loader_)
     assert [len(batch.y) for batch in batches] == [10, 10, 3]
-    assert torch.equal(torch.cat([batch.x for batch in batches]), normalize(data.images, SPEC))
+    assert torch.equal(torch.cat([batch.x for batch in batches]), normalize(data.inputs, SPEC))
     assert ids_of(batches) == data.ids.tolist()
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from scaledl.config.schema import AugmentConfig, DataConfig
-from scaledl.data import DataModule, build_data
+from scaledl.data import Batch, DataModule, build_data
 from scaledl.data.loader import BatchLoader
-from scaledl.errors import ScaledlError
+from scaledl.data.workers import prepared
+from scaledl.errors import ScaledlError, UsageError
 
 pytestmark = pytest.mark.unit
 
@@ -44,8 +45,8 @@ def children() -> set[int]:
 
 def test_they_are_what_one_process_makes(data: DataModule) -> None:
     before = torch.get_rng_state()
-    for plain, prepared in zip(loader(data, 0), loader(data, 2), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(plain, prepared, strict=True))
+    for plain, found in zip(loader(data, 0), loader(data, 2), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -84,3 +85,29 @@ def test_a_worker_that_is_killed_is_named_within_seconds(data: DataModule) -> No
     with pytest.raises(ScaledlError, match=rf"data.num_workers: DataLoader worker \(pid.*{pid}"):
         list(batches)
     assert time.monotonic() - began < 10
+
+
+class _Own(UsageError):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one}: {other}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UsageError("shard 3: gone"), UsageError),
+        (ScaledlError("shard 3: gone"), ScaledlError),
+        (_Own("shard 3", "gone"), UsageError),
+    ],
+)
+def test_an_error_in_a_worker_reads_as_it_does_without_one(error: ScaledlError, kind: type[ScaledlError]) -> None:
+    def batch(rows: torch.Tensor, epoch: int) -> Batch:
+        if int(rows[0]) == 2:
+            raise error
+        return Batch(rows.float(), rows, rows)
+
+    batches = prepared(batch, torch.arange(4).split(1), 0, 2)
+    assert [int(next(batches).ids) for _ in range(2)] == [0, 1]
+    with pytest.raises(kind) as raised:
+        next(batches)
+    assert (type(raised.value), str(raised.value)) == (kind, "shard 3: gone")

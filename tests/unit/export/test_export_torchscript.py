@@ -37,7 +37,7 @@ def small_resnet(data: DataModule) -> Model:
 def quantized(model: Model, data: DataModule, engine: str) -> Model:
     prepared = prepare_ptq(model, engine)
     with calibrating(prepared.module), torch.no_grad():
-        prepared.module(normalize(data.train.images[:128], data.spec))
+        prepared.module(normalize(data.train.inputs[:128], data.spec))
     return prepared
 
 
@@ -71,11 +71,11 @@ def test_embedded_cases_are_real_test_inputs_with_the_models_outputs(data: DataM
     path = tmp_path / "model.ts"
     export_torchscript(model, data, path, config=ExportConfig(), source=SOURCE)
     cases = read_cases(path.read_bytes(), path)
-    assert len(cases.images) == 8
-    for image, label in zip(cases.images, cases.labels, strict=True):
-        rows = (data.test.images == image).flatten(1).all(1)
+    assert len(cases.inputs) == 8
+    for image, label in zip(cases.inputs, cases.labels, strict=True):
+        rows = (data.test.inputs == image).flatten(1).all(1)
         assert label in data.test.labels[rows]
-    expected = model.module.eval()(normalize(cases.images, data.spec)).detach()
+    expected = model.module.eval()(normalize(cases.inputs, data.spec)).detach()
     assert torch.allclose(cases.logits, expected, atol=1e-5)
 
 

@@ -165,7 +165,7 @@ STRUCTURE_CASES = {
     "history is no list": ({"history": "x"}, "history"),
     "half a change": ({"history": [{"op": "resize"}]}, "cannot be built"),
     "other input": ({"in_shape": [3, 8, 8]}, "stem.0.weight"),
-    "no input": ({"in_shape": []}, "cannot be built"),
+    "no input": ({"in_shape": []}, "has the shape \\[\\]; allowed: images"),
     "other classes": ({"num_classes": 11}, "head.weight"),
     "far too large": ({"config": {"family": "resnet", "depth": 50, "width": 1024}, "history": []}, "bytes of tensors"),
     "history forgotten": ({"history": []}, "bytes of tensors"),

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.report.page import Page
 
 from scaledl.config.load import load_config
 from scaledl.report import write_report
@@ -14,39 +14,7 @@ from scaledl.run import Run
 
 pytestmark = pytest.mark.unit
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
 PAYLOAD = "<script>alert('x')</script>&\""
-
-
-class Page(HTMLParser):
-    """The texts, tags and attributes of a page; fails on tags that are not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
-            self.text += data
-
-    def names(self) -> set[str]:
-        return {name for name, _ in self.tags}
 
 
 def write_metrics(run: Run) -> None:

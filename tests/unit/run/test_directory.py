@@ -306,7 +306,7 @@ def test_state_after_a_reboot_is_killed(root: Path) -> None:
 def test_a_config_file_that_was_edited_is_refused(root: Path) -> None:
     run = make(root)
     file = run.path / "config.yaml"
-    file.write_text(file.read_text().replace("seed: 0", "seed: 7"))
+    file.write_text(file.read_text().replace("\n  seed: 0", "\n  seed: 7", 1))
     with pytest.raises(UsageError, match=r"config\.yaml was edited .*digits/.*: run\.seed \(was 0, is 7\)\. Restore"):
         run.config  # noqa: B018
 

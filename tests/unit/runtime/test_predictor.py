@@ -40,7 +40,7 @@ def float_file(model: Model, data: DataModule, tmp_path_factory: pytest.TempPath
 def int8_file(model: Model, data: DataModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepared = prepare_ptq(model, "x86")
     with calibrating(prepared.module), torch.no_grad():
-        prepared.module(normalize(data.train.images[:256], data.spec))
+        prepared.module(normalize(data.train.inputs[:256], data.spec))
     path = tmp_path_factory.mktemp("int8") / "model.ts"
     export_torchscript(prepared, data, path, config=ExportConfig(), source={})
     return path
@@ -52,7 +52,7 @@ def predictor(float_file: Path) -> Predictor:
 
 
 def test_pixels_are_normalised_as_in_training(predictor: Predictor, model: Model, data: DataModule) -> None:
-    images = data.test.images[:5]
+    images = data.test.inputs[:5]
     x = normalize(images, data.spec)
     expected = model.module.eval()(x).detach()
     assert torch.allclose(predictor.predict(images), expected, atol=1e-5)
@@ -99,7 +99,7 @@ def test_no_or_unusable_values(predictor: Predictor, images: torch.Tensor, reaso
 
 
 def test_int8_sizes_with_and_without_a_copy_agree(int8_file: Path, data: DataModule) -> None:
-    images = data.test.images[:6]
+    images = data.test.inputs[:6]
     with_copies, without = load(int8_file, batch_sizes=(1, 6)), load(int8_file, batch_sizes=())
     assert with_copies.engine == "x86"
     for size in (6, 1, 3, 1, 6):
@@ -118,4 +118,4 @@ def test_the_engine_in_use_is_left_as_it_was(int8_file: Path) -> None:
 
 
 def test_no_gradients(predictor: Predictor, data: DataModule) -> None:
-    assert not predictor.predict(data.test.images[:1]).requires_grad
+    assert not predictor.predict(data.test.inputs[:1]).requires_grad

@@ -1,8 +1,4 @@
-"""Random crop and horizontal flip on whole batches of bytes.
-
-Every draw is a hash of (seed, epoch, sample id, operation): the pixels of a sample depend neither on its batch,
-nor on the rank, nor on whether the run was interrupted.
-"""
+"""Random crop and horizontal flip on whole batches of bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +51,7 @@ class CropFlip:
         if self._buffer is not None:
             return self._gather(self._buffer, len(self._images), index, draws)
         images = self._images.index_select(0, index)
-        return self._gather(self._pad(images), len(index), torch.arange(len(index)), draws)
+        return self._gather(self._pad(images), len(index), torch.arange(len(index), device=index.device), draws)
 
     def _gather(self, buffer: Tensor, count: int, position: Tensor, draws: Draws) -> Tensor:
         start = position * self._image_size + draws.y * self._pitch + draws.x * self._channels
@@ -74,7 +70,7 @@ class CropFlip:
     def _pad(self, images: Tensor) -> Tensor:
         """uint8 [N, H, W, C] -> the flat buffer, uint8 [bytes]."""
         count, crop = len(images), self._augment.crop
-        buffer = torch.zeros(self._size(count), dtype=torch.uint8)
+        buffer = torch.zeros(self._size(count), dtype=torch.uint8, device=images.device)
         sources = (images, images.flip(2)) if self._augment.flip else (images,)
         for copy, source in zip(buffer.chunk(len(sources)), sources, strict=True):
             body = copy[crop * self._pitch :][: count * self._image_size]

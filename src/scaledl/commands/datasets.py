@@ -1,0 +1,229 @@
+"""data prepare, inspect, stats, preview, audit."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scaledl.commands.arguments import chosen_run, positive_ints, split_arguments
+from scaledl.commands.output import command, print_json
+from scaledl.config import Config, load_config
+from scaledl.console import get_console
+from scaledl.errors import UsageError, VerdictError
+
+SPLITS = ("train", "val", "test")
+
+
+def data(args: argparse.Namespace) -> None:
+    ACTIONS[args.action](args)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    if args.out is None:
+        raise UsageError("--out: missing; give a folder for the data set")
+    path, overrides = split_arguments(args.args)
+    if args.size is not None:
+        overrides.append(f"data.prepare.size={args.size}")
+    config = load_config(path, overrides, space=False)
+    from scaledl import api
+
+    out = Path(args.out)
+    document, page = api.prepare_data(args.source, out, config, force=args.force)
+    shown = {key: value for key, value in document.items() if key != "profile"}
+    print_json({"path": str(out), "page": str(page), **shown}) if args.json else _print_prepared(out, document, page)
+
+
+def _print_prepared(out: Path, document: dict[str, Any], page: Path) -> None:
+    console = get_console()
+    for note in document["notes"]:
+        console.info(note)
+    rows = ", ".join(f"{document['splits'][split]['rows']:,} {split}" for split in SPLITS)
+    console.result(f"data set  {out}  {_what(document)}")
+    console.result(f"rows      {rows}")
+    console.result(f"left out  {_left_out(out, document)}")
+    console.result(f"page      {page}")
+    if document["modality"] == "text":
+        console.result(
+            f"note      this version has no model for texts; {page.name} and `data stats` show what was made"
+        )
+        return
+    source = str(out) if "/" in str(out) else f"./{out}"
+    family = [] if document["modality"] == "image" else ["model.family=mlp"]
+    console.result(f"try next:\n  {command('train', f'data.source={source}', *family)}")
+
+
+def _left_out(out: Path, document: dict[str, Any]) -> str:
+    if not document["dropped"]:
+        return "nothing"
+    common = Counter(document["dropped"]).most_common(4)
+    listed = ", ".join(f"{count} x {reason}" for reason, count in common)
+    return f"{sum(document['dropped'].values()):,}: {listed}; all of them: {out / 'dropped.jsonl'}"
+
+
+def _what(document: dict[str, Any]) -> str:
+    """In a few words: kind, shape, classes."""
+    shape = "x".join(map(str, document["in_shape"])) if document.get("in_shape") else ""
+    if document["modality"] == "table":
+        shape = f"of {len(document['columns'])} columns"
+    return " ".join(filter(None, [document["modality"], shape])) + f", {len(document['labels'])} classes"
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    target, overrides = split_arguments(args.args)
+    from scaledl import api
+    from scaledl.api.datasets import is_unprepared
+
+    if target is not None and is_unprepared(target):
+        return _survey(args, target, load_config(None, overrides, space=False))
+    config = _config(args)
+
+    if args.verify and (changed := api.changed_files(config)):
+        raise VerdictError(f"{config.data.root}: not the bytes that it was made with: {', '.join(changed)}")
+    document = api.describe_data(config)
+    if args.json:
+        shown = {key: value for key, value in document.items() if key != "profile"}
+        return print_json({**shown, **({"verified": True} if args.verify else {})})
+    console = get_console()
+    console.result(f"data set     {document['source']}  {_what(document)}")
+    console.result(f"rows         {', '.join(f'{count:,} {split}' for split, count in document['rows'].items())}")
+    console.result(f"classes      {_shortened(document['labels'])}")
+    console.result(f"balance      {_balance(document)}")
+    if "columns" in document:
+        console.result(f"columns      {_shortened([column['name'] for column in document['columns']])}")
+    console.result(f"fingerprint  {document['fingerprint']}")
+    if args.verify:
+        console.result("files        as they were made")
+    return None
+
+
+def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
+    if args.verify:
+        raise UsageError("--verify: only for a prepared data set; other sources are checked whenever they are read")
+    from scaledl.api.datasets import survey_source
+
+    document = survey_source(source, config)
+    if args.json:
+        return print_json(document)
+    console = get_console()
+    counts, splits, count = document["classes"], document["splits"], document["num_problems"]
+    low, high = min(counts.values(), default=0), max(counts.values(), default=0)
+    balance = f"{low:,} to {high:,} items of a class" if low < high else f"{high:,} items of every class"
+    console.result(f"source    {source}  not prepared; {document['kind']}, {document['modality']}")
+    console.result(f"items     {document['items']:,}{_sizes(document)}")
+    console.result(f"classes   {len(counts):,}: {_shortened(list(counts))}; {balance}")
+    said = ", ".join(f"{rows:,} {split}" for split, rows in splits.items())
+    console.result(f"splits    {said or 'none that the source says'}")
+    console.result(f"problems  {f'{count:,}; the first:' if count else 'none that shows so far'}")
+    for problem in document["problems"][:5]:
+        console.result(f"  {problem['key']}: {problem['reason']}")
+    console.result(f"try next:\n  {command('data', 'prepare', source, '--out', 'FOLDER')}")
+    return None
+
+
+def _sizes(document: dict[str, Any]) -> str:
+    if "height" not in document:
+        return ""
+    (low, high), (narrow, wide) = document["height"], document["width"]
+    found = f"{narrow}x{low}" if (low, narrow) == (high, wide) else f"{narrow}x{low} to {wide}x{high}"
+    return f"; {document['looked_at']:,} looked at: {found} pixels (width x height)"
+
+
+def _shortened(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _balance(document: dict[str, Any]) -> str:
+    counts = document["classes"]["train"]
+    if min(counts) == max(counts):
+        return f"{counts[0]:,} training samples of every class"
+    return (
+        f"{min(counts):,} to {max(counts):,} training samples of a class, {max(counts) / max(1, min(counts)):.1f} times"
+    )
+
+
+def _stats(args: argparse.Namespace) -> None:
+    config = _config(args)
+    from scaledl import api
+
+    document = api.describe_data(config)
+    if args.json:
+        return print_json(document)
+    counts, total = document["classes"], max(1, document["rows"]["train"])
+    rows = [
+        [name, *(f"{counts[split][i]:,}" for split in SPLITS), f"{100 * counts['train'][i] / total:.1f} %"]
+        for i, name in enumerate(document["labels"])
+    ]
+    get_console().table(["class", *SPLITS, "share of train"], rows)
+    if "columns" in document:
+        return get_console().table(["column", "kind", "mean", "std", "min", "max", "missing"], _column_rows(document))
+    if "mean" not in document:
+        return None
+    values = zip(_channels(document), document["mean"], document["std"], strict=True)
+    return get_console().table(["channel", "mean", "std"], [[name, f"{m:.4f}", f"{s:.4f}"] for name, m, s in values])
+
+
+def _channels(document: dict[str, Any]) -> list[str]:
+    count = len(document["mean"])
+    if document["modality"] == "image":
+        return ["grey"] if count == 1 else ["red", "green", "blue"]
+    what = "column" if document["modality"] == "table" else "dimension"
+    return [f"{what} {number}" for number in range(1, count + 1)]
+
+
+def _column_rows(document: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            column["name"],
+            column["kind"] if column["kind"] == "numeric" else f"{len(column['categories'])} categories",
+            *(_figure(column.get(name)) for name in ("mean", "std", "min", "max")),
+            str(column["missing"]),
+        ]
+        for column in document["columns"]
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _preview(args: argparse.Namespace) -> None:
+    config = _config(args)
+    [count] = positive_ints("--count", [args.count])
+    [epoch] = positive_ints("--epoch", [args.epoch], least=0)
+    from scaledl import api
+
+    path = api.preview(config, Path(args.output), count=min(count, 1024), epoch=epoch)
+    print_json({"preview": str(path)}) if args.json else get_console().result(str(path))
+
+
+def _audit(args: argparse.Namespace) -> None:
+    run = chosen_run(args.run, args.root, kinds=("train",))
+    splits = args.split.split(",")
+    if wrong := [split for split in splits if split not in SPLITS]:
+        raise UsageError(f"--split: got {wrong[0]!r}; allowed: {', '.join(SPLITS)}, or several with commas")
+    [top] = positive_ints("--top", [args.top])
+    from scaledl import api
+
+    suspects, looked_at = api.audit(run, splits)
+    if args.json:
+        return print_json({"run": str(run.path), "samples": looked_at, "suspects": [vars(one) for one in suspects]})
+    console = get_console()
+    console.result(f"{len(suspects)} of {looked_at:,} labels ({', '.join(splits)}) are doubted by {run.path}")
+    if not suspects:
+        return None
+    columns = ["id", "split", "label", "suggested", "confidence", "item"]
+    rows = [[str(s.id), s.split, s.label, s.suggested, f"{100 * s.confidence:.1f} %", s.key] for s in suspects[:top]]
+    return console.table(columns, rows)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    target, overrides = split_arguments(args.args)
+    from scaledl.api.datasets import config_of_data
+
+    return config_of_data(target if target is not None else "digits", overrides)
+
+
+ACTIONS = {"prepare": _prepare, "inspect": _inspect, "stats": _stats, "preview": _preview, "audit": _audit}

@@ -1,0 +1,123 @@
+"""Image folders in ImageNet's layout: ROOT/CLASS/FILE, or ROOT/{train,val,test}/CLASS/FILE."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scaledl.data.prepare.items import Collected, Dropped, Item, split_named
+from scaledl.errors import UsageError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def collect_folder(root: Path) -> Collected:
+    """Every file below the classes' folders. Raises UsageError when there is no class with an image."""
+    items: list[Item] = []
+    dropped: list[Dropped] = []
+    digest = hashlib.sha256()
+    for key, label, split, path in find_class_files(root, EXTENSIONS, "image", dropped):
+        found = path.stat()
+        digest.update(f"{key}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        items.append(Item(key, label, split, path))
+    items.sort(key=lambda item: item.key)
+    return Collected("image_folder", items, dropped, _notes(root, items), digest.hexdigest())
+
+
+def find_class_files(
+    root: Path, extensions: Sequence[str], what: str, dropped: list[Dropped]
+) -> list[tuple[str, str, str, Path]]:
+    """Key, class, split and path of every file in a class's folder; others with these names go to `dropped`.
+
+    Raises UsageError where there is none.
+    """
+    found: list[tuple[str, str, str, Path]] = []
+    for split, folder in _splits(root):
+        above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+        for key in _files(folder, root, dropped):
+            label, *below = key.removeprefix(above).split("/")
+            if not key.lower().endswith(tuple(extensions)):
+                dropped.append(Dropped(key, f"no {what} by its name; known: {' '.join(extensions)}"))
+            elif not below:
+                dropped.append(Dropped(key, "lies beside the classes' folders, so it has no label"))
+            else:
+                found.append((key, label, split, root / key))
+    if not found:
+        raise UsageError(
+            f"{root}: no {what} in a folder of a class; expected {root}/CLASS/FILE{extensions[0]}, or "
+            f"{root}/train/CLASS/FILE{extensions[0]} and the same below val or test"
+        )
+    return found
+
+
+def _splits(root: Path) -> list[tuple[str, Path]]:
+    """Split names and their folders; one without a name where the classes lie in the root itself."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    named = [(split_named(path.name), path) for path in folders]
+    if not any(split == "train" for split, _ in named):
+        return [("", root)]
+    strange = [path.name for split, path in named if not split]
+    if strange:
+        raise UsageError(
+            f"{root}: has splits ({', '.join(path.name for split, path in named if split)}) and beside them "
+            f"{', '.join(strange[:5])}; fix: move what is no split elsewhere"
+        )
+    return named
+
+
+def _files(folder: Path, root: Path, dropped: list[Dropped]) -> Iterator[str]:
+    """Keys of regular files. Links are followed inside the root only, and never round in circles."""
+    top = os.path.realpath(root)
+    key = "" if folder == root else folder.relative_to(root).as_posix()
+    yield from _walk(str(root), key, top, {os.path.realpath(folder)}, dropped)
+
+
+def _walk(root: str, key: str, top: str, above: set[str], dropped: list[Dropped]) -> Iterator[str]:
+    """Texts instead of paths: of a million files these would take longer than reading them."""
+    try:
+        entries = sorted(os.scandir(f"{root}/{key}"), key=lambda entry: entry.name)
+    except OSError as error:
+        dropped.append(Dropped(key, f"folder cannot be read: {error.strerror}"))
+        return
+    for entry in entries:
+        below = f"{key}/{entry.name}" if key else entry.name
+        if entry.name in _IGNORED or entry.name.startswith("._"):
+            continue
+        problem = _problem_of_link(entry, top) if entry.is_symlink() else ""
+        if problem:
+            dropped.append(Dropped(below, problem))
+        elif entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real in above:
+                dropped.append(Dropped(below, "a link to a folder that it lies in"))
+            else:
+                yield from _walk(root, below, top, above | {real}, dropped)
+        elif entry.is_file():
+            yield below
+        else:
+            dropped.append(Dropped(below, "no regular file"))
+
+
+def _problem_of_link(entry: os.DirEntry[str], top: str) -> str:
+    real = os.path.realpath(entry.path)
+    if real != top and not real.startswith(f"{top.rstrip('/')}/"):
+        return "a link out of the source's folder"
+    return "" if Path(real).exists() else "a link to nothing"
+
+
+def _notes(root: Path, items: list[Item]) -> list[str]:
+    splits = {item.split for item in items}
+    by_split = {split: {item.label for item in items if item.split == split} for split in splits}
+    missing = sorted(
+        str(label) for label in set().union(*by_split.values()) - by_split.get("train", by_split.get("", set()))
+    )
+    if missing:
+        raise UsageError(
+            f"{root}: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''} in "
+            f"{' and '.join(sorted(splits - {'train'}))} "
+            "but not in train; fix: give every class training images, or remove it everywhere"
+        )
+    return []

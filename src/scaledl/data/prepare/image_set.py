@@ -1,0 +1,153 @@
+"""Images: looked at, decoded, cleaned, split, and saved with their statistics."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.chunks import Chunks, Decoded
+from scaledl.data.prepare.clean import exact_copies, near_copies, without_alike
+from scaledl.data.prepare.images import BadImageError, Look, Pixels, Target, look
+from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item
+from scaledl.data.prepare.layout import Layout, check_dropped, class_counts, dropped_counts, lay_out, write_layout
+from scaledl.data.prepare.shards import write_shards
+from scaledl.data.prepare.split import split_items
+from scaledl.data.prepare.store import WORK, clear, histogram, write_images
+from scaledl.errors import UsageError
+
+_AUTO_SIZE = 224
+
+
+def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: PrepareConfig) -> dict[str, Any]:
+    """Write the arrays and lists; returns what the document says of them."""
+    items, target = collected.items, _target(collected, config)
+    settings = config.model_dump(mode="json", include={"fit", "max_pixels", "min_side", "max_ratio"})
+    work = {**plan, "settings": settings, "stamp": collected.stamp, "target": vars(target)}
+    chunks = Chunks(out / WORK, work, items, target)
+    decoded = chunks.decode_all(config)
+    if not len(decoded.rows):
+        raise UsageError(f"none of {len(items)} items is an image; the first: {decoded.dropped[0].reason}")
+    kept, copies, groups = _clean(items, decoded, config)
+    dropped = [*collected.dropped, *decoded.dropped, *copies]
+    check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
+    numbers = decoded.rows[kept]
+    layout = lay_out(
+        [items[number] for number in numbers.tolist()],
+        lambda labels, chosen, names: split_items(labels, [item.split for item in chosen], groups, names, config),
+    )
+    grey = config.channels == "auto" and bool(decoded.looks[:, 2].all())
+    shape = (target.height, target.width, 1 if grey else target.channels)
+    clear(out)
+    document = _save(out, layout, numbers, dropped, chunks, shape, config)
+    sizes = _sizes(decoded.looks)
+    return {**document, "plan": plan, "notes": [*collected.notes, *_notes(target, sizes)], "sizes": sizes}
+
+
+def _target(collected: Collected, config: PrepareConfig) -> Target:
+    """What every image becomes. Where the size is not given, all headers are read first."""
+    channels = 3 if config.channels == "auto" else config.channels
+    if config.size != "auto":
+        return Target(config.size, config.size, channels)
+    with ThreadPoolExecutor(4) as pool:
+        looks = [found for found in pool.map(lambda item: _look(item, config), collected.items) if found is not None]
+    sizes = {(found.height, found.width) for found in looks}
+    if len(sizes) == 1:
+        return Target(*sizes.pop(), channels)
+    middle = statistics.median(min(found.height, found.width) for found in looks) if looks else _AUTO_SIZE
+    side = min(_AUTO_SIZE, round(middle))
+    return Target(side, side, channels)
+
+
+def _look(item: Item, config: PrepareConfig) -> Look | None:
+    try:
+        return look(item.content, config)
+    except BadImageError:
+        return None  # which is found again, and listed, when it is decoded
+
+
+def _sizes(looks: NDArray[np.int64]) -> dict[str, list[int]]:
+    return {
+        name: [int(values.min()), round(float(np.median(values))), int(values.max())]
+        for name, values in (("height", looks[:, 0]), ("width", looks[:, 1]))
+    }
+
+
+def _notes(target: Target, sizes: dict[str, list[int]]) -> list[str]:
+    heights, widths = sizes["height"], sizes["width"]
+    if heights[0] == heights[2] == target.height and widths[0] == widths[2] == target.width:
+        return []
+    low, high = f"{widths[0]}x{heights[0]}", f"{widths[2]}x{heights[2]}"
+    found = low if low == high else f"{low} to {high}"
+    return [f"images of {found} pixels became {target.width}x{target.height} (data.prepare.size)"]
+
+
+def _clean(
+    items: Sequence[Item], decoded: Decoded, config: PrepareConfig
+) -> tuple[NDArray[np.bool_], list[Dropped], NDArray[np.int64]]:
+    """Which of the decoded stay, what goes and why, and groups of those that stay which have to stay together."""
+    kept = np.ones(len(decoded.rows), dtype=bool)
+    dropped: list[Dropped] = []
+    if config.duplicates == "drop":
+        kept, dropped = exact_copies(items, decoded)
+    pairs: list[tuple[int, int]] = []
+    if config.near_duplicates != "keep":
+        pairs = near_copies(decoded, np.flatnonzero(kept), config.near_distance)
+    kept, alike, groups = without_alike(items, decoded.rows, kept, pairs, config, "image")
+    return kept, [*dropped, *alike], groups
+
+
+def _save(
+    out: Path,
+    layout: Layout,
+    numbers: NDArray[np.int64],
+    dropped: Sequence[Dropped],
+    chunks: Chunks,
+    shape: tuple[int, int, int],
+    config: PrepareConfig,
+) -> dict[str, Any]:
+    """`numbers`: of the layout's items among all of the source. `shape`: height, width, channels."""
+    splits = np.full(chunks.num_items, -1, np.int8)
+    for i, split in enumerate(SPLITS):
+        splits[numbers[layout.members(split)]] = i
+    height, width, channels = shape
+    training = numbers[layout.members("train")]
+
+    def gather(rows: NDArray[np.int64]) -> Pixels:
+        return chunks.gather(training[rows], channels)
+
+    in_arrays = [split for split in SPLITS if not (config.shard_mb and split == "train" and len(training))]
+    write_images(out, chunks.pixels(), splits, {split: (layout.rows[split], *shape) for split in in_arrays})
+    write_layout(out, layout, dropped, in_arrays)
+    shards = {}
+    if "train" not in in_arrays:
+        labels = layout.labels[layout.members("train")]
+        shards["shards"] = write_shards(out, gather, layout.ids("train"), labels, shape, config.shard_mb, config.seed)
+    counted = histogram(len(training), gather)
+    mean, std = _statistics(counted)
+    return {
+        **shards,
+        "modality": "image",
+        "in_shape": [channels, height, width],
+        "labels": list(layout.names),
+        "mean": mean,
+        "std": std,
+        "rows": layout.rows,
+        "profile": {"classes": class_counts(layout), "histogram": counted.T.tolist()},
+        "dropped": dropped_counts(dropped),
+    }
+
+
+def _statistics(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel where 255 is 1; of a constant channel the deviation is 1."""
+    values = np.arange(256) / 255
+    share = histogram / histogram.sum(axis=0)
+    mean = (share * values[:, None]).sum(axis=0)
+    deviation = np.sqrt((share * (values[:, None] - mean) ** 2).sum(axis=0))
+    return mean.tolist(), np.where(deviation > 1e-6, deviation, 1.0).tolist()

@@ -1,0 +1,211 @@
+"""One image file to uint8 pixels, whatever it is that a folder holds under this name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.items import Stored
+from scaledl.errors import require_extra
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I")
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_GRID = 16
+_RISE = 2  # of 255
+
+
+class BadImageError(Exception):
+    """Why an image is not taken."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file's header says. `grey`: without colour. Height and width are those after its EXIF rotation."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every image becomes: height, width, channels (1 or 3)."""
+
+    height: int
+    width: int
+    channels: int
+
+
+def look(content: Path | Stored | Pixels, config: PrepareConfig) -> Look:
+    """Read the header alone. Raises BadImageError."""
+    if isinstance(content, np.ndarray):
+        _check_size(content.shape[1], content.shape[0], config)
+        return Look(content.shape[0], content.shape[1], content.shape[2] == 1)
+    with _opened(content, config, whole=False) as image:
+        return _look(image)
+
+
+def decode(content: Path | Stored | Pixels, target: Target, config: PrepareConfig) -> tuple[Pixels, Look]:
+    """uint8 [height, width, channels], and what the image was before.
+
+    Transparency becomes white; of an animation the first frame is taken. Raises BadImageError for what cannot be read
+    to its end.
+    """
+    require_extra("PIL", "vision")
+    from PIL import Image
+
+    if isinstance(content, np.ndarray):
+        seen = look(content, config)
+        image = Image.fromarray(content.squeeze(-1) if content.shape[2] == 1 else content)
+        return _shaped(image, target, config), seen
+    with _opened(content, config) as opened:
+        found = _look(opened)
+        try:
+            # JPEG files can be read at a half, a quarter or an eighth of their size.
+            opened.draft("RGB" if target.channels == 3 else "L", (target.width, target.height))
+            opened.load()
+            image = _upright(opened)
+        except MemoryError as error:
+            raise BadImageError("too large for the memory") from error
+        except Exception as error:  # Pillow's plugins raise whatever their parsing came to
+            raise BadImageError(f"damaged: {_words(error)}") from error
+        return _shaped(image, target, config), found
+
+
+def _look(image: Image) -> Look:
+    width, height = image.size
+    if _orientation(image) in _TURNED:
+        width, height = height, width
+    return Look(height, width, image.mode in ("1", "L", "LA", *_DEPTH_16))
+
+
+def _orientation(image: Image) -> int:
+    """As EXIF says it; 1, upright, where it says nothing that can be read."""
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow's parser raises whatever a damaged block made it
+        return 1
+
+
+def _upright(image: Image) -> Image:
+    from PIL import ImageOps
+
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _shaped(image: Image, target: Target, config: PrepareConfig) -> Pixels:
+    plain = _plain(image, "L" if target.channels == 1 else "RGB")
+    if plain.size != (target.width, target.height):
+        plain = _resized(plain, target, config.fit)
+    return np.asarray(plain, dtype=np.uint8).reshape(target.height, target.width, target.channels)
+
+
+def _plain(image: Image, mode: str) -> Image:
+    from PIL import Image
+
+    if image.mode in _DEPTH_16:
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resized(image: Image, target: Target, fit: str) -> Image:
+    from PIL import Image, ImageOps
+
+    size, method = (target.width, target.height), Image.Resampling.BILINEAR
+    if fit == "stretch":
+        return image.resize(size, method)
+    if fit == "pad":
+        return ImageOps.pad(image, size, method)
+    return ImageOps.fit(image, size, method)
+
+
+@contextmanager
+def _opened(content: Path | Stored, config: PrepareConfig, *, whole: bool = True) -> Iterator[Image]:
+    """A file as Pillow sees it after its header, in one of the known formats and of a bearable size.
+
+    `whole`: read it at once, which is faster where all of it is needed.
+    """
+    require_extra("PIL", "vision")
+    from PIL import Image
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_file(content, whole=whole))
+            empty = not file.read(1)
+            file.seek(0)
+        except OSError as error:
+            raise BadImageError(f"cannot be read: {error.strerror}") from error
+        if empty:
+            raise BadImageError("empty file")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked below
+                image = stack.enter_context(Image.open(file, formats=FORMATS))
+        except Image.DecompressionBombError as error:
+            raise BadImageError(f"decompression bomb: {_words(error)}") from error
+        except Exception as error:
+            raise BadImageError("no image that is known: " + "/".join(FORMATS)) from error
+        _check_size(*image.size, config)
+        yield image
+
+
+def _file(content: Path | Stored, *, whole: bool) -> IO[bytes]:
+    if not isinstance(content, Path):
+        return BytesIO(content.read())
+    return BytesIO(content.read_bytes()) if whole else content.open("rb")
+
+
+def _check_size(width: int, height: int, config: PrepareConfig) -> None:
+    if width * height > config.max_pixels:
+        raise BadImageError(f"too many pixels: {width}x{height}, data.prepare.max_pixels={config.max_pixels}")
+    if min(width, height) < config.min_side:
+        raise BadImageError(f"too small: {width}x{height}, data.prepare.min_side={config.min_side}")
+    if max(width, height) > config.max_ratio * min(width, height):
+        raise BadImageError(f"too long: {width}x{height}, data.prepare.max_ratio={config.max_ratio:g}")
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def thumbnail(pixels: Pixels) -> NDArray[np.uint8]:
+    """uint8 [256]: mean brightness in a grid of 16x16."""
+    from PIL import Image
+
+    grey = Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels).convert("L")
+    parts, rest = np.divmod(grey.size, _GRID)
+    if parts.all() and not rest.any():  # the same means, in half the time
+        return np.asarray(grey.reduce((int(parts[0]), int(parts[1])))).ravel()
+    return np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX)).ravel()
+
+
+def image_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [N, 60] from [N, 256]: hashes of 480 bits, of which images that look alike differ in few.
+
+    After dHash (Krawetz 2013): whether brightness rises to the right, and downwards; less than what compression changes
+    is no rise.
+    """
+    grid = thumbnails.reshape(-1, _GRID, _GRID).astype(np.int16)
+    right, down = np.diff(grid, axis=2) > _RISE, np.diff(grid, axis=1) > _RISE
+    return np.packbits(np.concatenate([right.reshape(len(grid), -1), down.reshape(len(grid), -1)], axis=1), axis=1)

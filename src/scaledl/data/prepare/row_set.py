@@ -1,0 +1,132 @@
+"""Tables, texts and series: labels, copies, splits, and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.alike_texts import near_texts
+from scaledl.data.prepare.clean import exact_copies, without_alike
+from scaledl.data.prepare.contents import SeriesContent, TableContent, TextContent
+from scaledl.data.prepare.items import Collected, Dropped, Item
+from scaledl.data.prepare.labels import with_labels
+from scaledl.data.prepare.layout import Layout, check_dropped, class_counts, dropped_counts, lay_out, write_layout
+from scaledl.data.prepare.split import split_rows
+from scaledl.data.prepare.store import clear
+
+
+class Content(Protocol):
+    """What differs between the modalities.
+
+    Attributes:
+        what: one sample, in a message.
+        items: those that can be used.
+        dropped: the others.
+        notes: on what became of the source.
+    """
+
+    what: str
+
+    @property
+    def items(self) -> Sequence[Item]: ...
+    @property
+    def dropped(self) -> Sequence[Dropped]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def digests(self) -> list[bytes]:
+        """SHA-256 of what each item holds."""
+        ...
+
+    def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
+        """What the document says of the layout's items; `numbers`: theirs among all. Nothing is written yet."""
+        ...
+
+    def write(self, out: Path, layout: Layout) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Digests:
+    rows: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+
+
+def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: PrepareConfig) -> dict[str, Any]:
+    """Write the arrays and lists; returns what the document says of them. Nothing is written before all is known."""
+    items, unlabelled = with_labels(collected.items)
+    content = _content(collected, items, config)
+    kept, copies = _without_copies(content, config)
+    pairs = _pairs(content, kept, config)
+    chosen = list(content.items)
+    kept, alike, groups = without_alike(chosen, np.arange(len(kept)), kept, pairs, config, content.what)
+    if pairs and any(item.time is not None for item in chosen):  # which side of a cut each is on is known by now
+        chosen = _cut(chosen, kept, groups, config)
+        kept, more, groups = without_alike(
+            chosen, np.arange(len(kept)), kept, _among(pairs, kept), config, content.what
+        )
+        alike = [*alike, *more]
+    dropped = [*collected.dropped, *unlabelled, *content.dropped, *copies, *alike]
+    check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
+    numbers = np.flatnonzero(kept)
+    layout = _laid_out([chosen[number] for number in numbers.tolist()], groups, config)
+    measured = content.measure(layout, numbers)
+    clear(out)
+    content.write(out, layout)
+    write_layout(out, layout, dropped)
+    return {
+        "modality": collected.modality,
+        "labels": list(layout.names),
+        **measured,
+        "rows": layout.rows,
+        "profile": {"classes": class_counts(layout)},
+        "dropped": dropped_counts(dropped),
+        "plan": plan,
+        "notes": [*collected.notes, *content.notes],
+    }
+
+
+def _laid_out(items: Sequence[Item], groups: NDArray[np.int64], config: PrepareConfig) -> Layout:
+    return lay_out(items, lambda labels, items, names: split_rows(labels, items, groups, names, config))
+
+
+def _cut(
+    items: Sequence[Item], kept: NDArray[np.bool_], groups: NDArray[np.int64], config: PrepareConfig
+) -> list[Item]:
+    """The items, of which those that are kept know the split that their time puts them in."""
+    numbers = np.flatnonzero(kept).tolist()
+    splits = _laid_out([items[number] for number in numbers], groups, config).splits
+    known = {number: str(split) for number, split in zip(numbers, splits, strict=True)}
+    return [replace(item, split=known.get(number, item.split)) for number, item in enumerate(items)]
+
+
+def _among(pairs: Sequence[tuple[int, int]], kept: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    return [pair for pair in pairs if kept[list(pair)].all()]
+
+
+def _content(collected: Collected, items: Sequence[Item], config: PrepareConfig) -> Content:
+    if collected.modality == "table":
+        return TableContent(items, collected.columns, config)
+    return TextContent(items) if collected.modality == "text" else SeriesContent(items)
+
+
+def _pairs(content: Content, kept: NDArray[np.bool_], config: PrepareConfig) -> list[tuple[int, int]]:
+    """Texts that say nearly the same; of rows and series only equal ones are told apart from others."""
+    if config.near_duplicates == "keep" or not isinstance(content, TextContent):
+        return []
+    numbers = np.flatnonzero(kept).tolist()
+    pairs = near_texts([content.items[number].content for number in numbers], config.near_similarity)
+    return [(numbers[one], numbers[other]) for one, other in pairs]
+
+
+def _without_copies(content: Content, config: PrepareConfig) -> tuple[NDArray[np.bool_], list[Dropped]]:
+    count = len(content.items)
+    if config.duplicates == "keep" or not count:
+        return np.ones(count, dtype=bool), []
+    digests = np.frombuffer(b"".join(content.digests()), np.uint8).reshape(count, 32)
+    return exact_copies(content.items, _Digests(np.arange(count), digests), content.what)

@@ -1,0 +1,92 @@
+"""What a source holds, before it is prepared. Nothing is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.arrow_files import GroupCell
+from scaledl.data.prepare.collect import collect, kind_of
+from scaledl.data.prepare.images import BadImageError, Look, look
+from scaledl.data.prepare.items import SPLITS, Dropped, Item
+from scaledl.data.prepare.labels import class_names, with_labels
+
+_T = TypeVar("_T")
+_MOST_LOOKED_AT = 2000  # headers of images, evenly spread
+_MOST_READ = 200  # images in shards, of which the whole has to be read
+_LEAST_GROUPS = 8  # of Parquet's row groups, each of which is read as a whole too
+_MOST_PROBLEMS = 20
+
+
+def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
+    """Kind, items, classes, splits and problems of a source. Raises UsageError where it cannot be used.
+
+    Of images the headers of at most 2,000 are read, or 200 where they lie in shards (of Parquet those of few row
+    groups), and no pixels: what is damaged behind them, and copies, show when the source is prepared.
+    """
+    collected = collect(source, kind_of(source, config), config)
+    items, problems = collected.items, list(collected.dropped)
+    document = {"source": str(source), "prepared": False, "kind": collected.kind, "modality": collected.modality}
+    if collected.modality == "image":
+        looks, bad = _look_at(items, config)
+        document |= {"looked_at": len(looks) + len(bad), **_sizes(looks)}
+    else:
+        items, bad = with_labels(items)
+    problems += bad
+    labels, splits = Counter(str(item.label) for item in items), Counter(item.split for item in items)
+    return {
+        **document,
+        "items": len(items),
+        "classes": {name: labels[name] for name in class_names(items)},
+        "splits": {split: splits[split] for split in SPLITS if splits[split]},
+        **({"columns": list(collected.columns)} if collected.columns else {}),
+        "num_problems": len(problems),
+        "problems": [one.to_dict() for one in problems[:_MOST_PROBLEMS]],
+        "notes": list(collected.notes),
+    }
+
+
+def _look_at(items: Sequence[Item], config: PrepareConfig) -> tuple[list[Look], list[Dropped]]:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda item: _look(item, config), _chosen(items)))
+    bad = [one for one in found if isinstance(one, Dropped)]
+    return [one for one in found if isinstance(one, Look)], bad
+
+
+def _chosen(items: Sequence[Item]) -> list[Item]:
+    groups: dict[tuple[Path, int], list[Item]] = {}
+    for item in items:
+        if isinstance(item.content, GroupCell):
+            groups.setdefault((item.content.path, item.content.group), []).append(item)
+    if groups:  # as many as have 200 images in all, but not one or two where they are large
+        few = _spread(list(groups.values()), max(_LEAST_GROUPS, _MOST_READ * len(groups) // len(items)))
+        return _spread([item for group in few for item in group], _MOST_READ)
+    in_files = all(isinstance(item.content, Path | np.ndarray) for item in items)
+    return _spread(items, _MOST_LOOKED_AT if in_files else _MOST_READ)
+
+
+def _spread(values: Sequence[_T], most: int) -> list[_T]:
+    """At most so many, evenly spread."""
+    places = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
+    return [values[place] for place in places.tolist()]
+
+
+def _look(item: Item, config: PrepareConfig) -> Look | Dropped:
+    try:
+        return look(item.content, config)
+    except BadImageError as error:
+        return Dropped(item.key, str(error))
+
+
+def _sizes(looks: Sequence[Look]) -> dict[str, Any]:
+    """The smallest and the largest height and width."""
+    if not looks:
+        return {}
+    heights, widths = [one.height for one in looks], [one.width for one in looks]
+    return {"height": [min(heights), max(heights)], "width": [min(widths), max(widths)]}

@@ -1,0 +1,143 @@
+"""Texts: files in folders of classes, or rows of CSV, TSV and JSONL files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.delimited import MAX_FIELD, read_delimited
+from scaledl.data.prepare.folder import find_class_files
+from scaledl.data.prepare.items import Collected, Dropped, Item
+from scaledl.data.prepare.sources import column, find_files, label_column, named_columns, no_columns, stamp
+from scaledl.data.prepare.table import Cell, Row, rows_of
+from scaledl.errors import UsageError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+_MOST_COLUMNS = 10_000  # every line has a cell for each
+
+
+def collect_text(source: Path, config: PrepareConfig) -> Collected:
+    """Every text that is not empty. Raises UsageError for files that cannot be used."""
+    if source.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
+        return _collect_folder(source, config)
+    files = find_files(source, SUFFIXES)
+    items: list[Item] = []
+    dropped: list[Dropped] = []
+    for split, path in files:
+        found, lost = _collect_file(path, split, config)
+        items += found
+        dropped += lost
+    return collected_texts(source, items, dropped, stamp([path for _, path in files]))
+
+
+def collected_texts(source: Path, items: list[Item], dropped: list[Dropped], stamp: str) -> Collected:
+    """Those that can be used. Raises UsageError where none can."""
+    kept = []
+    for item in items:
+        reason = problem(item.content)
+        if reason:
+            dropped.append(Dropped(item.key, reason))
+        else:
+            kept.append(item)
+    if not kept:
+        raise UsageError(f"{source}: has no text" + (f"; the first: {dropped[0].reason}" if dropped else ""))
+    return Collected("text", kept, dropped, (), stamp, "text")
+
+
+def problem(text: str) -> str:
+    """Why a text cannot be used, or an empty one."""
+    if not text.strip():
+        return "an empty text"
+    if len(text) > MAX_FIELD:
+        return f"a text of more than {MAX_FIELD:,} characters"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"no UTF-8: half of a surrogate pair at character {error.start}"
+    return ""
+
+
+def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
+    no_columns(root, config, "a folder of texts")
+    items: list[Item] = []
+    dropped: list[Dropped] = []
+    digest = hashlib.sha256()
+    for key, label, split, path in sorted(find_class_files(root, (".txt",), "text", dropped)):
+        try:
+            content = path.read_bytes()
+            digest.update(f"{key}\0{hashlib.sha256(content).hexdigest()}\n".encode(errors="surrogateescape"))
+            items.append(Item(key, label, split, content.decode("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            dropped.append(Dropped(key, f"no UTF-8: byte {error.start} is {error.object[error.start]:#04x}"))
+        except OSError as error:
+            dropped.append(Dropped(key, f"cannot be read: {error.strerror}"))
+    return collected_texts(root, items, dropped, digest.hexdigest())
+
+
+def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[Item], list[Dropped]]:
+    if config.text is None:
+        raise UsageError(f"data.prepare.text: missing; it names the column of {path} that holds the text")
+    columns, rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_delimited(path, config)
+    text = column(path, columns, config.text, "text")
+    label = label_column(path, columns, config)
+    named = named_columns(path, columns, config)
+    if "split" in named and split:
+        raise UsageError(f"data.prepare.split: got {config.split!r}, but the files' names say the split already")
+    _check_cells(path, columns, rows, {text, label, *named.values()})
+    keyed: list[Row] = [(f"{path.name}:{row}", split, cells) for row, cells in rows]
+    return rows_of(keyed, label, named, lambda cells: "" if cells[text] is None else str(cells[text]))
+
+
+def _check_cells(path: Path, columns: list[str], rows: list[tuple[int, list[Cell]]], used: set[int]) -> None:
+    for row, cells in rows:
+        for place in used:
+            if isinstance(cells[place], list | dict):
+                raise UsageError(
+                    f"{path}: row {row}: {columns[place]!r} is a {type(cells[place]).__name__}; allowed: a text, a "
+                    "number, true, false or null; fix: flatten it"
+                )
+
+
+def _read_delimited(path: Path, config: PrepareConfig) -> tuple[list[str], list[tuple[int, list[Cell]]]]:
+    columns, rows = read_delimited(path, config.delimiter)
+    return columns, [(row, list(cells)) for row, cells in rows]
+
+
+def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[int, list[Cell]]]]:
+    """Names of all that any line has, and the lines' values; what a line does not have is missing."""
+    found: list[tuple[int, dict[str, Any]]] = []
+    names: dict[str, None] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                found.append((number, _object(path, number, line)))
+                names.update(dict.fromkeys(found[-1][1]))
+                _check_width(path, number, len(names))
+    columns = list(names)
+    return columns, [(number, [row.get(name) for name in columns]) for number, row in found]
+
+
+def _check_width(path: Path, number: int, width: int) -> None:
+    if width > _MOST_COLUMNS:
+        raise UsageError(
+            f"{path}: got {width:,} different names up to line {number}; allowed: {_MOST_COLUMNS:,} in one file; "
+            "fix: give every line the same names"
+        )
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: byte {error.start} of line {number} is {line[error.start]:#04x}, which is no UTF-8; "
+            "fix: save the file as UTF-8"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: line {number} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: line {number} is a {type(value).__name__}; expected an object with names")
+    return value

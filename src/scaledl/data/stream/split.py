@@ -1,0 +1,64 @@
+"""The training split of a prepared data set that was made in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from scaledl.data.stream.order import Order
+from scaledl.data.stream.reader import Reader
+from scaledl.data.stream.shard import Shard, ShardFile
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Images in shards, of which few are in memory at a time.
+
+    Attributes:
+        files: the shards, as they were made.
+        shape: (H, W, C) of an image.
+        find_fn: a shard's file -> its path on this machine, fetched if need be, and what keeps it there while open.
+        spread: shards that are shuffled among each other at a time.
+        ahead: shards that are opened before their turn.
+    """
+
+    files: Sequence[ShardFile]
+    shape: tuple[int, ...]
+    num_classes: int
+    find_fn: Callable[[ShardFile], tuple[Path, IO[bytes] | None]]
+    spread: int
+    ahead: int
+
+    def __len__(self) -> int:
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    def open(self, number: int) -> Shard:
+        """Raises UsageError for a shard that is missing, damaged, or cannot be fetched."""
+        file = self.files[number]
+        path, held = self.find_fn(file)
+        return Shard(path, file, self.shape, self.num_classes, held)
+
+    def reader(self, seed: int, epoch: int, *, shuffle: bool = True) -> Reader:
+        """Close it after use."""
+        order = Order([file.rows for file in self.files], self.spread if shuffle else 0, seed, epoch)
+        return Reader(self.open, order, self.ahead)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """int64 [N], in the order of the shards; reads all of them."""
+        return torch.cat([self.open(number).labels.clone() for number in range(len(self.files))])
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """As `labels`."""
+        return torch.cat([self.open(number).ids.clone() for number in range(len(self.files))])

@@ -1,0 +1,99 @@
+"""What a source holds, told without preparing it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tests.unit.data.prepare.pictures import image_folder, picture, save
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare import arrow_files
+from scaledl.data.prepare import survey as survey_module
+from scaledl.data.prepare.survey import survey
+from scaledl.errors import UsageError
+
+pytestmark = pytest.mark.unit
+
+
+def test_images(tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "s", ("9", "10", "cat"), each=4)
+    save(source / "cat/wide.png", picture(7, 24, 40))
+    (source / "cat/text.png").write_bytes(b"text")
+    (source / "stray.png").write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    found = survey(source, PrepareConfig())
+    assert list(found["classes"].items()) == [("9", 4), ("10", 4), ("cat", 6)]
+    assert (found["kind"], found["modality"], found["items"], found["splits"]) == ("image_folder", "image", 14, {})
+    assert (found["height"], found["width"], found["looked_at"]) == ([24, 24], [24, 40], 14)
+    reasons = {problem["key"]: problem["reason"].partition(":")[0] for problem in found["problems"]}
+    assert reasons == {
+        "stray.png": "lies beside the classes' folders, so it has no label",
+        "cat/text.png": "no image that is known",
+    }
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_many_images_some_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "_MOST_LOOKED_AT", 5)
+    found = survey(image_folder(tmp_path / "s", each=12), PrepareConfig())
+    assert (found["looked_at"], found["items"]) == (5, 24)
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(seed, 8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("size", "groups", "looked_at"), [(10, 3, 12), (1, 12, 12), (60, 1, 12)])
+def test_of_parquet_few_row_groups_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, groups: int, looked_at: int
+) -> None:
+    monkeypatch.setattr(survey_module, "_MOST_READ", 12)
+    monkeypatch.setattr(survey_module, "_LEAST_GROUPS", 3)
+    table = pa.table({"image": pa.array([png(i) for i in range(60)]), "label": [i % 2 for i in range(60)]})
+    pq.write_table(table, tmp_path / "pets-00000-of-00001.parquet", row_group_size=size)
+    read: list[int] = []
+    real = arrow_files.RowGroups._read
+
+    def counting(self: Any, path: Path, group: int) -> Any:
+        read.append(group)
+        return real(self, path, group)
+
+    monkeypatch.setattr(arrow_files.RowGroups, "_read", counting)
+    found = survey(tmp_path / "pets-00000-of-00001.parquet", PrepareConfig())
+    assert (found["items"], found["looked_at"], len(read)) == (60, looked_at, groups)
+    assert (read[0], read[-1]) == (0, 60 // size - 1)
+
+
+def test_of_tar_shards_few_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "_MOST_READ", 5)
+    with tarfile.open(tmp_path / "pets.tar", "w") as tar:
+        for name, content in [
+            (f"{i}.{end}", png(i) if end == "png" else b"1") for i in range(9) for end in ("png", "cls")
+        ]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    found = survey(tmp_path / "pets.tar", PrepareConfig())
+    assert (found["items"], found["looked_at"]) == (9, 5)
+
+
+def test_rows(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("a,label\n1,x\n2,\n")
+    (tmp_path / "train.csv").write_text("a,label\n1,x\n2,y\n")
+    found = survey(tmp_path, PrepareConfig())
+    assert (found["modality"], found["columns"], found["splits"]) == ("table", ["a"], {"train": 2, "test": 1})
+    assert found["problems"] == [{"key": "test.csv:3", "reason": "no label"}]
+
+
+def test_nothing_to_look_at(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no image in a folder of a class"):
+        survey(tmp_path, PrepareConfig())

@@ -1,0 +1,63 @@
+"""Shards that are not what they have to be: one message each, before anything is read from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.unit.data.stream.sets import SHAPE, SPEC, write_stream
+
+from scaledl.data.stream.loader import StreamLoader
+from scaledl.data.stream.shard import Shard, ShardFile
+from scaledl.errors import UsageError
+
+pytestmark = pytest.mark.unit
+
+
+def relabel(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[_labels_at(data)] = 77
+    path.write_bytes(data)
+
+
+def _labels_at(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little") + 8 * 5
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: path.unlink(),
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "0 of": lambda path: os.truncate(path, 0),
+    "too long": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "its header is not that of 5 images": lambda path: path.write_bytes(b"x" * path.stat().st_size),
+    "labels outside 0..2": relabel,
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_shard_is_named(tmp_path: Path, what: str) -> None:
+    stream = write_stream(tmp_path, [5, 5, 5], spread=1, ahead=0)
+    DAMAGE[what](tmp_path / "train-00001.safetensors")
+    with pytest.raises(UsageError, match=rf"train-00001\.safetensors: .*{what}.*fix:"):
+        list(StreamLoader(stream, SPEC, 4))
+
+
+def test_any_reader_of_safetensors_reads_a_shard(tmp_path: Path) -> None:
+    stream = write_stream(tmp_path, [5, 3])
+    found = load_file(tmp_path / "train-00001.safetensors")
+    shard = stream.open(1)
+    assert {name: tuple(values.shape) for name, values in found.items()} == {
+        **{"ids": (3,), "labels": (3,)},
+        "images": (3, *SHAPE),
+    }
+    assert all(torch.equal(getattr(shard, name), values) for name, values in found.items())
+
+
+def test_a_folder_in_place_of_a_shard(tmp_path: Path) -> None:
+    size = tmp_path.stat().st_size
+    with pytest.raises(UsageError, match="cannot be read"):
+        Shard(tmp_path, ShardFile("a", 1, size, ""), SHAPE, 3)
