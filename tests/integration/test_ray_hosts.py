@@ -192,8 +192,10 @@ UsePAM no
 PermitRootLogin prohibit-password
 SetEnv RAY_TMPDIR={folder}/{rank}
 """
-# A home of its own, in which all that is in the real one can be read, but for keys and tokens.
+# A home of its own, in which all that is in the real one can be read, but for keys and tokens; and the folder that
+# sshd asks for, which only a start by the system makes.
 HOME = r"""
+mount -t tmpfs -o mode=755 run /run && mkdir /run/sshd
 mkdir $1 && mount --bind "$2" $1 && mount -t tmpfs -o mode=700 home "$2"
 for found in $1/* $1/.[!.]*
 do case $found in */.ssh | */.ray) ;; *) ln -s $found "$2" ;; esac

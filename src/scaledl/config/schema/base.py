@@ -1,0 +1,52 @@
+"""What all sections are made of: the base class, common types, fields that hold registered names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from ..registry import Registry
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+FOLDER_PATTERN = "/"
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=1000)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Auto = Literal["auto"]
+Direction = Literal["max", "min"]
+
+
+def registered(registry: Registry) -> Any:
+    """Annotated metadata of a field that holds a name of this registry; never imports what the name stands for."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            raise PydanticCustomError("not_registered", "not a registered {kind}", {"kind": registry.kind})
+        return name
+
+    return AfterValidator(check)
+
+
+def list_names(registry: Registry) -> Any:
+    """Puts the registered names into the JSON Schema of a field."""
+    return lambda schema: schema.update(enum=list(registry.names()))
+
+
+def names_or_folder(registry: Registry) -> Any:
+    """As `list_names`, for a field that takes a folder as well."""
+
+    def extend(schema: dict[str, Any]) -> None:
+        schema.pop("type", None)
+        schema["anyOf"] = [{"enum": list(registry.names())}, {"type": "string", "pattern": FOLDER_PATTERN}]
+
+    return extend
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)

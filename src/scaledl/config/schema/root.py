@@ -1,0 +1,109 @@
+"""The whole config, and what no single key can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from .base import Section
+from .compress import CompressConfig
+from .data import AugmentConfig, DataConfig
+from .export import ExportConfig
+from .model import ModelConfig, ResNetConfig
+from .optim import OptimizerConfig, SchedulerConfig
+from .run import RunConfig
+from .task import TaskConfig
+from .trainer import TrainerConfig
+from .tune import TuneConfig
+
+
+class Config(Section):
+    run: RunConfig = Field(default_factory=RunConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=lambda: ResNetConfig(family="resnet"))
+    task: TaskConfig = Field(default_factory=TaskConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    compress: CompressConfig = Field(default_factory=CompressConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    tune: TuneConfig = Field(default_factory=TuneConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        found = conflicts(self)
+        if found:
+            text = "; ".join(f"{c.key}: got {c.got}, allowed: {c.allowed}" for c in found)
+            raise PydanticCustomError("conflicts", "{text}", {"text": text, "conflicts": found})
+        return self
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two keys whose values cannot stand together: `key` is the one to blame, `against` the one it is measured by."""
+
+    key: str
+    against: str
+    got: str
+    allowed: str
+
+
+def conflicts(config: Config) -> list[Conflict]:
+    """What no single key can show.
+
+    >>> conflicts(Config())
+    []
+    """
+    found = _reversed_ranges(config.data.augment)
+    batch, accumulate = config.data.batch_size, config.trainer.accumulate
+    if batch % accumulate:
+        too_many = f"at most data.batch_size, which is {batch}: every micro-batch needs a sample"
+        uneven = f"a divisor of data.batch_size, which is {batch}: it is split into that many micro-batches"
+        allowed = too_many if accumulate > batch else uneven
+        found.append(Conflict("trainer.accumulate", "data.batch_size", str(accumulate), allowed))
+    warmup, epochs = config.scheduler.warmup_epochs, config.trainer.epochs
+    if warmup > epochs:
+        found.append(
+            Conflict(
+                "scheduler.warmup_epochs",
+                "trainer.epochs",
+                f"{warmup:g}",
+                f"at most trainer.epochs, which is {epochs}",
+            )
+        )
+    deepspeed = config.trainer.deepspeed
+    if deepspeed.offload_parameters and deepspeed.stage != 3:
+        found.append(
+            Conflict(
+                "trainer.deepspeed.offload_parameters",
+                "trainer.deepspeed.stage",
+                "true",
+                f"false with stage {deepspeed.stage}: only stage 3 shards parameters",
+            )
+        )
+    if config.trainer.strategy == "deepspeed" and deepspeed.stage == 3 and config.trainer.ema_decay is not None:
+        found.append(
+            Conflict(
+                "trainer.ema_decay",
+                "trainer.deepspeed.stage",
+                f"{config.trainer.ema_decay:g}",
+                "null with stage 3, whose parameters are whole in no rank; or stage 1 or 2",
+            )
+        )
+    return found
+
+
+def _reversed_ranges(augment: AugmentConfig) -> list[Conflict]:
+    ranges = {"scale": augment.scale, "blur": augment.blur, "resized_crop": augment.resized_crop}
+    return [
+        Conflict(
+            f"data.augment.{name}.0",
+            f"data.augment.{name}.1",
+            f"{low:g}",
+            f"at most data.augment.{name}.1, which is {high:g}",
+        )
+        for name, (low, high) in ranges.items()
+        if low > high
+    ]
