@@ -12,6 +12,7 @@ from scaledl.compress.prune import plan_pruning
 from scaledl.config.registry import FAMILIES
 from scaledl.config.schema import MLPConfig, PruneConfig, ResNetConfig
 from scaledl.models.structure import Model, Structure, load_model, new_model, resize_change, save_model
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.numerics
 
@@ -84,8 +85,8 @@ def zero_(groups: tuple[Any, ...]) -> None:
 def error_after_slicing(model: Model, stage: PruneConfig) -> tuple[float, float]:
     """(relative error of pruned against zeroed outputs, share of the weights that are left)."""
     module = model.module.eval()
-    x = torch.randn(4, *model.structure.in_shape, generator=torch.Generator().manual_seed(2))
-    plan = plan_pruning(module, model.structure.in_shape, stage)
+    x = torch.randn(4, *model.structure.inputs, generator=torch.Generator().manual_seed(2))
+    plan = plan_pruning(module, model.structure.inputs, stage)
     before = sum(p.numel() for p in module.parameters())
     with torch.no_grad():
         full = module(x)
@@ -117,7 +118,7 @@ def test_sliced_equals_zeroed_without_batchnorm_and_through_a_flatten(tmp_path, 
     error, left = error_after_slicing(model, PruneConfig())
     assert error <= TOLERANCE
     assert left < 0.4
-    structure = Structure("mlp", config.model_dump(mode="json"), (1, 8, 8), 10)
+    structure = Structure("mlp", config.model_dump(mode="json"), Inputs.of((1, 8, 8)), Outputs(10))
     pruned = Model(model.module, structure.then(resize_change(structure, model.module)))
     save_model(pruned, tmp_path)
     x = torch.randn(3, 1, 8, 8)

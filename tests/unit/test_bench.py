@@ -49,7 +49,9 @@ def test_rounds_are_interleaved() -> None:
 
         return call
 
-    found = measure({"a": target("a"), "b": target("b")}, (1, 2, 2), [1, 3], rounds=3, seconds=0.004)
+    found = measure(
+        {"a": target("a"), "b": target("b")}, lambda size: torch.zeros(size, 1, 2, 2), [1, 3], rounds=3, seconds=0.004
+    )
 
     assert [(row.name, row.batch_size, row.rounds) for row in found] == [
         *(("a", 1, 3), ("b", 1, 3)),
@@ -62,7 +64,9 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_latency_and_ratio_of_known_durations() -> None:
-    slow, quick = measure({"slow": sleeper(8), "quick": sleeper(2)}, (1,), [1], rounds=5, seconds=0.016)
+    slow, quick = measure(
+        {"slow": sleeper(8), "quick": sleeper(2)}, lambda size: torch.zeros(size, 1), [1], rounds=5, seconds=0.016
+    )
     assert 2 <= quick.minimum_ms <= quick.p50_ms <= quick.p95_ms
     assert slow.minimum_ms >= 8
     found = ratio(slow, quick)
@@ -83,9 +87,9 @@ def test_threads_are_pinned_and_restored(fails: bool) -> None:
     wanted = before + 1
     if fails:
         with pytest.raises(RuntimeError, match="broken"):
-            measure({"a": call}, (1,), [1], threads=wanted, rounds=3, seconds=0.001)
+            measure({"a": call}, lambda size: torch.zeros(size, 1), [1], threads=wanted, rounds=3, seconds=0.001)
     else:
-        measure({"a": call}, (1,), [1], threads=wanted, rounds=3, seconds=0.001)
+        measure({"a": call}, lambda size: torch.zeros(size, 1), [1], threads=wanted, rounds=3, seconds=0.001)
     assert seen == {wanted}
     assert torch.get_num_threads() == before
 
@@ -122,7 +126,7 @@ def test_ratio_is_bounded_and_repeatable(rounds: list[tuple[float, float]], seed
 def test_too_little_to_measure(wrong: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"targets": {"a": sleeper(0)}, "rounds": 3, **wrong}
     with pytest.raises(UsageError, match="at least 3"):
-        measure(arguments["targets"], (1,), [1], rounds=arguments["rounds"])
+        measure(arguments["targets"], lambda size: torch.zeros(size, 1), [1], rounds=arguments["rounds"])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_too_little_to_measure(wrong: dict[str, Any]) -> None:
     ],
 )
 def test_macs_by_hand(module: nn.Module, in_shape: tuple[int, ...], macs: int) -> None:
-    assert count_macs(module, in_shape) == macs
+    assert count_macs(module, torch.zeros(1, *in_shape)) == macs
 
 
 def test_counting_leaves_the_module_as_it_was() -> None:
@@ -145,7 +149,7 @@ def test_counting_leaves_the_module_as_it_was() -> None:
     module.train()
     module[1].eval()
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    count_macs(module, (1, 6, 6))
+    count_macs(module, torch.zeros(1, 1, 6, 6))
     assert [child.training for child in module] == [True, False, True]
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     assert not any(child._forward_hooks for child in module)
@@ -154,7 +158,7 @@ def test_counting_leaves_the_module_as_it_was() -> None:
 def test_counting_cleans_up_after_a_failure() -> None:
     module = nn.Sequential(nn.Linear(3, 2)).train()
     with pytest.raises(RuntimeError):
-        count_macs(module, (4,))
+        count_macs(module, torch.zeros(1, 4))
     assert module.training
     assert not module[0]._forward_hooks
 
@@ -169,11 +173,11 @@ def test_quantized_forms_have_the_macs_of_the_float_model() -> None:
     prepared = prepare_ptq(model, "x86")
     with calibrating(prepared.module), torch.no_grad():
         prepared.module(torch.randn(32, 1, 8, 8))
-    expected = count_macs(model.module, (1, 8, 8))
+    expected = count_macs(model.module, torch.zeros(1, 1, 8, 8))
     # stem, three blocks, two 1x1 shortcuts, classifier
     assert expected == 64 * 9 * 4 * (1 + 8) + 16 * (9 * 8 * 12 + 8 * 4) + 4 * (9 * 16 * 24 + 16 * 8) + 160
-    assert count_macs(prepared.module, (1, 8, 8)) == expected
-    assert count_macs(convert(prepared), (1, 8, 8)) == expected
+    assert count_macs(prepared.module, torch.zeros(1, 1, 8, 8)) == expected
+    assert count_macs(convert(prepared), torch.zeros(1, 1, 8, 8)) == expected
 
 
 def test_rows_hold_the_ratio_to_the_first() -> None:

@@ -37,12 +37,12 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
         if run.state == "complete" and not _changes(run, config):
             return _already_complete(run)
     from scaledl.data import build_data
-    from scaledl.models.structure import new_model
+    from scaledl.tasks.model import model_for
     from scaledl.train import fit
 
     # A config that does not fit its data must leave no run behind: its id would refuse the corrected one.
     data = build_data(config.data, config.run.seed)
-    model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
+    model = model_for(config, data.spec)
     run = _training_run(config, name, id, allow_changes)
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ def count_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_macs(module: nn.Module, in_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of all convolutions and linear layers for one sample of shape `in_shape`.
+def count_macs(module: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of all convolutions and linear layers for `example`, inputs of one sample.
 
     Works on float, fake-quantized and converted int8 modules. The module is left as it was.
     """
@@ -31,7 +30,7 @@ def count_macs(module: nn.Module, in_shape: Sequence[int]) -> int:
     try:
         module.eval()
         with torch.inference_mode():
-            module(torch.zeros(1, *in_shape, device=device))
+            module(example.to(device))
     finally:
         for hook in hooks:
             hook.remove()

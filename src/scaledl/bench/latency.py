@@ -48,7 +48,7 @@ class Ratio:
 
 def measure(
     targets: Mapping[str, CallFn],
-    in_shape: Sequence[int],
+    example_fn: Callable[[int], Tensor],
     batch_sizes: Sequence[int],
     *,
     threads: int = 1,
@@ -61,7 +61,8 @@ def measure(
     make a round of about `seconds`.
 
     Args:
-        targets: name -> callable, float32 [B, *in_shape] -> anything.
+        targets: name -> callable, inputs [B, ...] -> anything.
+        example_fn: batch size -> inputs.
         threads: CPU threads while measuring; set back afterwards.
         rounds: at least 3.
         seconds: duration of one round of one target.
@@ -71,7 +72,7 @@ def measure(
     found: list[Latency] = []
     with _pinned(threads), torch.inference_mode():
         for batch_size in batch_sizes:
-            x = torch.randn(batch_size, *in_shape, generator=torch.Generator().manual_seed(0))
+            x = example_fn(batch_size)
             calls = {name: _warm_up(fn, x, seconds) for name, fn in targets.items()}
             times: dict[str, list[list[float]]] = {name: [] for name in targets}
             for _ in range(rounds):

@@ -17,15 +17,16 @@ from scaledl.models.quantized import convert, is_quantized
 from scaledl.models.structure import WEIGHTS_FILE, load_model
 from scaledl.run import find_run
 from scaledl.runtime import load
+from scaledl.runtime.signature import Inputs
 
 
 @dataclass(frozen=True)
 class BenchTarget:
-    """Something to be measured. `fn` takes normalised float32 [B, *in_shape]; `size_bytes` is that of its files."""
+    """Something to be measured. `fn` takes inputs as `inputs` says, normalised; `size_bytes` is that of its files."""
 
     name: str
     fn: CallFn
-    in_shape: tuple[int, ...]
+    inputs: Inputs
     size_bytes: int
 
 
@@ -64,11 +65,11 @@ def bench_targets(
 
 def bench_rows(targets: Sequence[BenchTarget], batch_sizes: Sequence[int], **measuring: Any) -> list[BenchRow]:
     """Rows for every batch size and target, in that order; `measuring` goes to `measure`."""
-    shapes = {target.in_shape for target in targets}
-    if len(shapes) != 1:
-        listed = ", ".join(f"{target.name} {list(target.in_shape)}" for target in targets)
+    kinds = {target.inputs for target in targets}
+    if len(kinds) != 1:
+        listed = ", ".join(f"{target.name} {target.inputs.kind} {list(target.inputs.shape)}" for target in targets)
         raise UsageError(f"targets with inputs of different shapes cannot be compared: {listed or 'none given'}")
-    found = measure({target.name: target.fn for target in targets}, shapes.pop(), batch_sizes, **measuring)
+    found = measure({target.name: target.fn for target in targets}, kinds.pop().example, batch_sizes, **measuring)
     sizes = {target.name: target.size_bytes for target in targets}
     first = {row.batch_size: row for row in found if row.name == targets[0].name}
     return [
@@ -82,14 +83,14 @@ def build_target(ref: str | Path, root: Path, batch_sizes: Sequence[int], *, tru
     path = Path(ref)
     if path.is_file() or path.suffix == ".ts":
         predictor = load(path, trust=trust, batch_sizes=batch_sizes)
-        return BenchTarget(str(ref), predictor.forward, predictor.spec.shape, path.stat().st_size)
+        return BenchTarget(str(ref), predictor.forward, predictor.spec.inputs, path.stat().st_size)
     run = find_run(str(ref), root, kinds=("train", "compress", "stage"))
     run.verify_files("model")
     model = load_model(run.model_dir, trust=trust)
     quantized = is_quantized(model.structure)
     module = convert(model) if quantized else model.module
     name = f"{run.name}/{run.id} (eager {'int8' if quantized else 'fp32'})"
-    return BenchTarget(name, module, model.structure.in_shape, (run.model_dir / WEIGHTS_FILE).stat().st_size)
+    return BenchTarget(name, module, model.structure.inputs, (run.model_dir / WEIGHTS_FILE).stat().st_size)
 
 
 def to_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]], str]:
@@ -111,7 +112,7 @@ def _distinct(targets: list[BenchTarget]) -> list[BenchTarget]:
         target
         if names.count(target.name) == 1
         else BenchTarget(
-            f"{target.name} #{names[:i].count(target.name) + 1}", target.fn, target.in_shape, target.size_bytes
+            f"{target.name} #{names[:i].count(target.name) + 1}", target.fn, target.inputs, target.size_bytes
         )
         for i, target in enumerate(targets)
     ]

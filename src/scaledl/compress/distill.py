@@ -37,9 +37,9 @@ def choose_student(stage: DistillConfig, teacher: Structure, index: int) -> Stud
     if stage.student is None:
         return default_student(teacher, key=key)
     section = _section(stage.student, teacher, key)
-    if section.num_classes not in (None, teacher.num_classes):
+    if section.num_classes not in (None, teacher.outputs.count):
         raise UsageError(
-            f"{key}.num_classes: got {section.num_classes}; allowed: {teacher.num_classes}, the classes "
+            f"{key}.num_classes: got {section.num_classes}; allowed: {teacher.outputs.count}, the classes "
             "of the teacher and the data; remove the key"
         )
     teacher_macs = structure_macs(teacher)
@@ -72,4 +72,4 @@ def _new_student(stage: DistillConfig, teacher: Structure, context: StageContext
         f"{context.label}: student {' '.join(f'{name}={value}' for name, value in shown.items())}, "
         f"{student.macs:,} multiply-accumulates, {student.ratio:.0%} of the teacher's"
     )
-    return new_model(student.section, teacher.in_shape, teacher.num_classes, context.config.run.seed)
+    return new_model(student.section, teacher.inputs, teacher.outputs, context.config.run.seed)

@@ -16,6 +16,7 @@ from scaledl.data import DataModule
 from scaledl.evaluate import evaluate
 from scaledl.models.quantized import without_quantization
 from scaledl.models.structure import Model, build
+from scaledl.runtime.signature import Inputs
 from scaledl.runtime.torchscript import load
 
 Forward = Callable[[Tensor], Tensor]
@@ -26,7 +27,7 @@ def describe_file(name: str, model: Model, path: Path, file: str, config: Config
     loader = data.eval_loader("test", config.data.eval_batch_size)
     accuracy = evaluate(load(path).forward, loader, data.spec.num_classes).accuracy
     float_module = build(without_quantization(model.structure), trust=True).eval()
-    macs = count_macs(float_module, model.structure.in_shape)
+    macs = count_macs(float_module, model.structure.inputs.example(1))
     return StageRow(name, accuracy, count_params(float_module), macs, path.stat().st_size, file=file)
 
 
@@ -47,11 +48,11 @@ def eager_forward(model: Model) -> Forward:
 
 
 def with_latency(
-    rows: Sequence[StageRow], targets: Mapping[str, Forward], in_shape: tuple[int, ...], config: Config
+    rows: Sequence[StageRow], targets: Mapping[str, Forward], inputs: Inputs, config: Config
 ) -> list[StageRow]:
     """The rows with their latency, all targets (by row name) interleaved."""
     sizes, threads = config.export.latency_batch_sizes, config.export.latency_threads
-    results = measure(targets, in_shape, sizes, threads=threads)
+    results = measure(targets, inputs.example, sizes, threads=threads)
     return [
         dataclasses.replace(
             row,

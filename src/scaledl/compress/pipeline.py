@@ -92,7 +92,7 @@ def check_chain(source: Run, config: Config, data: DataModule) -> Model:
 
 def _check_data(source: Run, teacher: Model, data: DataModule) -> None:
     got = (data.spec.num_classes, tuple(data.spec.in_shape))
-    expected = (teacher.structure.num_classes, tuple(teacher.structure.in_shape))
+    expected = (teacher.structure.outputs.count, teacher.structure.inputs.shape)
     if got != expected:
         raise UsageError(
             f"data.source: {data.spec.source} has {got[0]} classes and inputs {got[1]}; the model of {source.path} was "
@@ -223,5 +223,5 @@ def _measured(chain: Chain, rows: list[StageRow]) -> list[StageRow]:
     weights = chain.source.model_dir / "weights.safetensors"
     eager = dataclasses.replace(rows[0], name=EAGER_ROW, size_bytes=weights.stat().st_size, file="")
     targets = {row.name: file_forward(chain.run.path / row.file, chain.config) for row in rows}
-    in_shape = chain.teacher.structure.in_shape
-    return with_latency([rows[0], eager, *rows[1:]], {**targets, EAGER_ROW: chain.eager}, in_shape, chain.config)
+    inputs = chain.teacher.structure.inputs
+    return with_latency([rows[0], eager, *rows[1:]], {**targets, EAGER_ROW: chain.eager}, inputs, chain.config)

@@ -20,6 +20,7 @@ from scaledl.console import get_console
 from scaledl.data import Batch
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, resize_change
+from scaledl.runtime.signature import Inputs
 
 TAYLOR_BATCHES = 8
 ROOTS = (nn.Conv2d, nn.Linear)
@@ -62,7 +63,7 @@ def prune_model(model: Model, stage: PruneConfig, batches: Iterator[Batch], *, k
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     if stage.importance == "taylor":
         accumulate_gradients_(module, batches)
-    plan = plan_pruning(module, model.structure.in_shape, stage)
+    plan = plan_pruning(module, model.structure.inputs, stage)
     if not plan.chosen:
         raise UsageError(f"{key}: nothing can be removed: {_why_nothing(module, plan, stage)}")
     before = sum(p.numel() for p in module.parameters())
@@ -77,9 +78,9 @@ def prune_model(model: Model, stage: PruneConfig, batches: Iterator[Batch], *, k
     return Model(module, model.structure.then(resize_change(model.structure, module)))
 
 
-def plan_pruning(module: nn.Module, in_shape: tuple[int, ...], stage: PruneConfig) -> PruningPlan:
+def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> PruningPlan:
     """Group the layers, score their channels and choose which go. `module` is left as it is."""
-    example = torch.zeros(1, *in_shape)
+    example = inputs.example(1)
     graph = _dependency_graph(module, example)
     found = list(graph.get_all_groups(ignored_layers=[classifier(module, example)], root_module_types=list(ROOTS)))
     importance = IMPORTANCES[stage.importance]()

@@ -48,14 +48,14 @@ def default_student(teacher: Structure, *, key: str) -> Student:
 
 def measure(section: Section, teacher: Structure, teacher_macs: int) -> Student:
     """Count the MACs of `section` on the teacher's input and classes."""
-    structure = Structure(section.family, section.model_dump(mode="json"), teacher.in_shape, teacher.num_classes)
+    structure = Structure(section.family, section.model_dump(mode="json"), teacher.inputs, teacher.outputs)
     macs = structure_macs(structure)
     return Student(section, macs, macs / teacher_macs)
 
 
 def structure_macs(structure: Structure) -> int:
     """Multiply-accumulates of one sample."""
-    return count_macs(build(structure, trust=True).eval(), structure.in_shape)
+    return count_macs(build(structure, trust=True).eval(), structure.inputs.example(1))
 
 
 def _resnets(teacher: Structure) -> Iterator[ResNetConfig]:

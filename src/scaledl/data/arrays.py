@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scaledl.data.memory import empty_batch
 from scaledl.errors import UsageError
+from scaledl.runtime.signature import KINDS, Inputs, Kind
 
 VALUES_AT_A_TIME = 1 << 18  # of a thread
-MODALITIES = {1: "table", 2: "series", 3: "image"}  # by the dimensions of one input
+
+Target = Literal["class", "classes", "numbers", "tags", "mask", "none"]
+"""What a sample's label is.
+
+class: one class, int64 []. classes: any of them, float32 [K] of 0 and 1. numbers: float32 [K]. tags: a class for each
+step, int64 [T]; mask: for each pixel, int64 [H, W]; both with IGNORED where there is none. none: nothing, int64 [], 0.
+"""
+IGNORED = -100
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +90,14 @@ class DataSpec:
     Attributes:
         source: name of the data source.
         in_shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series.
-        labels: names of the classes, in order.
-        mean, std: of the training split, for each channel or column; of images in units where 255 is 1.
+        labels: names of the classes, or of the numbers that are to be predicted, in order.
+        mean, std: of the training split, for each channel or column; of images in units where 255 is 1. None of texts.
         fingerprint: SHA-256 over every split's bytes, in order.
+        kind: image, table, series or text; by default what `in_shape` says.
+        target: what a sample's label is, see `Target`.
+        tokenizer: of texts, the JSON of a Hugging Face tokenizer.
+        vocabulary: of texts, how many token ids there are.
+        categories: of tables, see `Inputs.categories`.
     """
 
     source: str
@@ -93,15 +106,25 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    kind: Kind | None = None
+    target: Target = "class"
+    tokenizer: str = ""
+    vocabulary: int = 0
+    categories: tuple[int, ...] = ()
 
     @property
     def num_classes(self) -> int:
         return len(self.labels)
 
     @property
-    def modality(self) -> str:
-        """table, series or image."""
-        return MODALITIES[len(self.in_shape)]
+    def modality(self) -> Kind:
+        """table, series, image or text."""
+        return self.kind or KINDS[len(self.in_shape)]
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a model gets."""
+        return Inputs(self.modality, self.in_shape, self.vocabulary, self.categories)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; tuples become lists."""
@@ -112,7 +135,7 @@ class DataSpec:
         """The reverse of `to_dict`. Raises UsageError when a field is missing or has the wrong form."""
         try:
             in_shape = tuple(int(size) for size in values["in_shape"])
-            if len(in_shape) not in MODALITIES:
+            if len(in_shape) not in KINDS:
                 raise ValueError(f"in_shape {list(in_shape)}")
             return cls(
                 source=str(values["source"]),
@@ -121,6 +144,11 @@ class DataSpec:
                 mean=tuple(float(value) for value in values["mean"]),
                 std=tuple(float(value) for value in values["std"]),
                 fingerprint=str(values["fingerprint"]),
+                kind=values.get("kind"),
+                target=values.get("target", "class"),
+                tokenizer=str(values.get("tokenizer", "")),
+                vocabulary=int(values.get("vocabulary", 0)),
+                categories=tuple(int(count) for count in values.get("categories", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"data spec: not readable ({type(error).__name__}: {error})") from error

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
-from scaledl.data.arrays import MODALITIES, Arrays, DataSpec, RawData, fingerprint, statistics
+from scaledl.data.arrays import Arrays, DataSpec, RawData, fingerprint, statistics
 from scaledl.data.loader import BatchLoader
 from scaledl.data.position import LoaderOptions
 from scaledl.data.split import stratified_split
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
+from scaledl.runtime.signature import KINDS
 
 _ALLOWED = {(torch.uint8, "image"), (torch.float32, "table"), (torch.float32, "series")}
 
@@ -116,7 +117,7 @@ def _check(raw: RawData, source: str) -> None:
 
 
 def _problem(inputs: Tensor, labels: Tensor, num_classes: int) -> str | None:
-    if (inputs.dtype, MODALITIES.get(inputs.ndim - 1)) not in _ALLOWED:
+    if (inputs.dtype, KINDS.get(inputs.ndim - 1)) not in _ALLOWED:
         return (
             f"inputs are {inputs.dtype} with {inputs.ndim} dimensions, expected torch.uint8 [N, H, W, C], or "
             "torch.float32 [N, F] or [N, C, T]"

@@ -59,9 +59,9 @@ def export_torchscript(
 
 
 def _check_fit(structure: Structure, spec: DataSpec) -> None:
-    if tuple(structure.in_shape) != spec.in_shape or structure.num_classes != spec.num_classes:
+    if structure.inputs.shape != spec.in_shape or structure.outputs.count != spec.num_classes:
         raise UsageError(
-            f"the model takes {list(structure.in_shape)} and gives {structure.num_classes} classes; the data has "
+            f"the model takes {list(structure.inputs.shape)} and gives {structure.outputs.count} classes; the data has "
             f"{list(spec.in_shape)} and {spec.num_classes}: export with the data that it was trained on"
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import MLPConfig
+from scaledl.runtime.signature import Inputs, Outputs
 
 
 class MLP(nn.Module):
@@ -38,6 +38,6 @@ class MLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
-def build_mlp(config: MLPConfig, in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """An MLP for inputs [B, *in_shape]; an empty `hidden` is plain softmax regression."""
-    return MLP(math.prod(in_shape), config.hidden, num_classes)
+def build_mlp(config: MLPConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    """An MLP for inputs [B, ...]; an empty `hidden` is a linear model."""
+    return MLP(inputs.size, config.hidden, outputs.count)

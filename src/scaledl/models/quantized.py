@@ -12,6 +12,7 @@ warnings are silenced here and nowhere else.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from torch.ao.quantization import quantize_fx
 
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model, Structure
+from scaledl.runtime.signature import Inputs
 
 Mode = Literal["qat", "ptq"]
 
@@ -47,7 +49,7 @@ def is_quantized(structure: Structure) -> bool:
 def without_quantization(structure: Structure) -> Structure:
     """The float structure that was quantized."""
     history = tuple(change for change in structure.history if change["op"] != "quantize")
-    return Structure(structure.family, structure.config, structure.in_shape, structure.num_classes, history)
+    return dataclasses.replace(structure, history=history)
 
 
 def engine_of(structure: Structure) -> str | None:
@@ -64,7 +66,7 @@ def check_engine(engine: str) -> None:
 
 def replay_quantize(module: nn.Module, change: Mapping[str, Any], before: Structure) -> nn.Module:
     """Prepare a fresh `module` of the structure `before` the way that `change` records."""
-    return _prepare_module(module, change["mode"], change["engine"], before.in_shape)
+    return _prepare_module(module, change["mode"], change["engine"], before.inputs)
 
 
 def convert(model: Model) -> nn.Module:
@@ -124,13 +126,13 @@ def _prepare(model: Model, mode: Mode, engine: str) -> Model:
     if is_quantized(model.structure):
         raise UsageError("the model is quantized already; quantize the float model that it came from")
     change = {"op": "quantize", "mode": mode, "engine": engine}
-    module = _prepare_module(copy.deepcopy(model.module), mode, engine, model.structure.in_shape)
+    module = _prepare_module(copy.deepcopy(model.module), mode, engine, model.structure.inputs)
     return Model(module, model.structure.then(change))
 
 
-def _prepare_module(module: nn.Module, mode: str, engine: str, in_shape: tuple[int, ...]) -> nn.Module:
+def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -> nn.Module:
     mapping = _qconfig_mapping(mode, engine)
-    example = (torch.zeros(1, *in_shape),)
+    example = (inputs.example(1),)
     try:
         with _engine(engine), _quietly():
             return quantize_fx.prepare_qat_fx(module.train(), mapping, example)

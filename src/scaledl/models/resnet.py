@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scaledl.config.schema import ResNetConfig
 from scaledl.errors import UsageError
+from scaledl.runtime.signature import Inputs, Outputs
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -141,20 +142,20 @@ IMAGENET_STYLE: dict[int, tuple[Block, Sequence[int]]] = {
 }
 
 
-def build_resnet(config: ResNetConfig, in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """A ResNet for inputs [B, C, H, W] with C = in_shape[0]; any height and width works.
+def build_resnet(config: ResNetConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    """A ResNet for images [B, C, H, W]; any height and width works.
 
     Raises UsageError for inputs that are no images.
     """
-    if len(in_shape) != 3:
+    if inputs.kind != "image":
         raise UsageError(
-            f"model.family: got resnet, and an input of the data has the shape {list(in_shape)}; allowed: images, "
+            f"model.family: got resnet, and an input of the data has the shape {list(inputs.shape)}; allowed: images, "
             "[channels, height, width]; fix: model.family=mlp, which takes any shape"
         )
     if config.depth in IMAGENET_STYLE:
         block, counts = IMAGENET_STYLE[config.depth]
         width = config.width or 64
-        return ResNet(_imagenet_stem(in_shape[0], width), width, block, counts, num_classes)
+        return ResNet(_imagenet_stem(inputs.shape[0], width), width, block, counts, outputs.count)
     width = config.width or 16
     counts = [(config.depth - 2) // 6] * 3
-    return ResNet(_cifar_stem(in_shape[0], width), width, BasicBlock, counts, num_classes)
+    return ResNet(_cifar_stem(inputs.shape[0], width), width, BasicBlock, counts, outputs.count)

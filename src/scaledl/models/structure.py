@@ -21,8 +21,9 @@ from scaledl.errors import UsageError
 from scaledl.models.resize import apply_difference, describe_difference
 from scaledl.models.weights import load_weights, write_weights
 from scaledl.run import atomic_json
+from scaledl.runtime.signature import Inputs, Outputs
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STRUCTURE_FILE = "structure.json"
 WEIGHTS_FILE = "weights.safetensors"
 MAX_STRUCTURE_BYTES = 16 * 2**20
@@ -44,14 +45,13 @@ _BUILD_ERRORS = (
 class Structure:
     """All that is needed to build a module again, without its tensors.
 
-    `in_shape` is that of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series. `history` holds JSON-able
-    changes, each with its kind under "op".
+    `history` holds JSON-able changes, each with its kind under "op".
     """
 
     family: str
     config: dict[str, Any]
-    in_shape: tuple[int, ...]
-    num_classes: int
+    inputs: Inputs
+    outputs: Outputs
     history: tuple[dict[str, Any], ...] = ()
 
     def then(self, change: dict[str, Any]) -> Structure:
@@ -89,17 +89,21 @@ class Model:
 _STRUCTURE: TypeAdapter[Structure] = TypeAdapter(Structure)
 
 
-def new_model(config: Any, in_shape: tuple[int, ...], num_classes: int, seed: int) -> Model:
+def new_model(config: Any, inputs: Inputs | tuple[int, ...], outputs: Outputs | int, seed: int) -> Model:
     """A freshly initialised model of `config` (a ModelConfig section). The global generator is left as it was.
+
+    A shape stands for the inputs that have it (`Inputs.of`), a number for so many outputs in a vector.
 
     Raises UsageError when the section names another number of classes than the data has.
     """
-    if config.num_classes not in (None, num_classes):
+    inputs = inputs if isinstance(inputs, Inputs) else Inputs.of(inputs)
+    outputs = outputs if isinstance(outputs, Outputs) else Outputs(outputs)
+    if config.num_classes not in (None, outputs.count):
         raise UsageError(
-            f"model.num_classes: got {config.num_classes}, the data has {num_classes} classes. "
+            f"model.num_classes: got {config.num_classes}, the data has {outputs.count} classes. "
             "Remove the key or choose the data that it belongs to."
         )
-    structure = Structure(config.family, config.model_dump(mode="json"), tuple(in_shape), num_classes)
+    structure = Structure(config.family, config.model_dump(mode="json"), inputs, outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Model(_build_family(structure, trust=True), structure)
@@ -192,7 +196,7 @@ def _build_family(structure: Structure, *, trust: bool) -> nn.Module:
         raise UsageError(f"config: {_first_problem(error)}") from None
     if config.family != structure.family:
         raise UsageError(f"config.family is {config.family!r}, the structure's family is {structure.family!r}")
-    module: nn.Module = builder(config, structure.in_shape, structure.num_classes)
+    module: nn.Module = builder(config, structure.inputs, structure.outputs)
     return module
 
 
@@ -208,7 +212,7 @@ def _build_imported(structure: Structure, *, trust: bool) -> nn.Module:
         builder = getattr(importlib.import_module(path), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{structure.family!r} cannot be imported: {error}") from None
-    module: nn.Module = builder(structure.config, structure.in_shape, structure.num_classes)
+    module: nn.Module = builder(structure.config, structure.inputs, structure.outputs)
     return module
 
 

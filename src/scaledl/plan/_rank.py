@@ -48,8 +48,9 @@ def try_rank(config: Config, eval_batch_size: int) -> dict[str, Any]:
     from scaledl.data import build_data
     from scaledl.distributed.ranks import as_current
     from scaledl.evaluate import evaluate
-    from scaledl.models.structure import new_model, save_model
+    from scaledl.models.structure import save_model
     from scaledl.run import Run
+    from scaledl.tasks.model import model_for
     from scaledl.train import fit
     from scaledl.train.settings import FILE, uses_gpu
 
@@ -62,7 +63,7 @@ def try_rank(config: Config, eval_batch_size: int) -> dict[str, Any]:
     held = meter.resident()
     short, val_share = _shortened(data, "val", config.data.eval_batch_size)
     short, test_share = _shortened(short, "test", eval_batch_size)
-    model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
+    model = model_for(config, data.spec)
     run = Run.open_or_create(Path(config.run.root), "plan", "plan", kind="train", config=config)
     watch = _watch(meter)
     with run.attempt(), as_current(ranks):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scaledl.errors import UsageError
 from scaledl.run import Run
+from scaledl.runtime.signature import Inputs
 
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "scaledl.json"
@@ -44,6 +45,10 @@ class InputSpec:
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def inputs(self) -> Inputs:
+        return Inputs.of(self.shape)
 
     @property
     def is_image(self) -> bool:

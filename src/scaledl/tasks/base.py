@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scaledl.config.schema import TaskConfig
 from scaledl.console import get_console
-from scaledl.data import Batch
+from scaledl.data import Batch, DataSpec
 from scaledl.distributed.preemption import stop_flag
 from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError
 from scaledl.optim.schedules import Schedule
+from scaledl.runtime.signature import Outputs
 
 Auxiliary = Callable[[Batch, dict[str, Tensor]], Tensor]
 
@@ -42,7 +44,16 @@ class Task(pl.LightningModule):
 
     Of several ranks each minimises its share of the global mean, which weighs every sample the same: shares are summed
     over ranks. Before a backward pass all ranks tell each other of trouble, so that all do the same about it.
+
+    `targets` says which kinds of targets a task can learn from (`DataSpec.target`).
     """
+
+    targets: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
+        """What a model has to give for such data."""
+        raise NotImplementedError
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

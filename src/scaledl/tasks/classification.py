@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaledl.config.schema import TaskConfig
-from scaledl.data import Batch
+from scaledl.data import Batch, DataSpec
+from scaledl.runtime.signature import Outputs
 from scaledl.tasks.base import Task
 
 
@@ -15,6 +16,12 @@ class ClassificationTask(Task):
 
     Smoothing (Szegedy et al. 2016) in training only.
     """
+
+    targets = frozenset({"class"})
+
+    @classmethod
+    def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
+        return Outputs(len(spec.labels))
 
     def __init__(self, model: nn.Module, config: TaskConfig) -> None:
         super().__init__(model)

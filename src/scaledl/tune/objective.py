@@ -18,9 +18,10 @@ from scaledl.data import DataModule
 from scaledl.data.shared import shared_data
 from scaledl.evaluate import evaluate
 from scaledl.models.quantized import without_quantization
-from scaledl.models.structure import Model, build, load_model, new_model, save_model
+from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Run, atomic_write
 from scaledl.runtime.torchscript import load
+from scaledl.tasks.model import model_for
 from scaledl.train import fit
 from scaledl.train.settings import FILE as SETTINGS
 from scaledl.tune.trial import Ended, Order, Watch
@@ -80,7 +81,7 @@ def train(order: Order, run: Run, config: Config, data: DataModule, watch: Watch
     kept = _share_settings(order, run, config)
     if found := scan(run.checkpoints):
         watch.recall(run.metrics_file, found[0][1].step)
-    model = new_model(config.model, data.spec.in_shape, data.spec.num_classes, config.run.seed)
+    model = model_for(config, data.spec)
     result = fit(config, run, data, model, callbacks=[watch], label=f"trial {order.number}")
     _keep_settings(kept, run)
     save_model(result.model, run.model_dir)
@@ -133,7 +134,7 @@ def _figures(
     if {"params", "macs"} & {*order.objectives}:
         module = build(without_quantization(model.structure), trust=True).eval()
         found["params"] = float(count_params(module))
-        found["macs"] = float(count_macs(module, model.structure.in_shape))
+        found["macs"] = float(count_macs(module, model.structure.inputs.example(1)))
     if of_file or {*OF_FILE} & {*order.objectives}:
         found |= _figures_of_file(order, run, model, config, data, scored=of_file)
     return found
@@ -154,7 +155,9 @@ def _figures_of_file(
     if "latency_ms" in order.objectives:
         size = min(config.export.latency_batch_sizes)
         forward = load(artifact.path, batch_sizes=[size]).forward
-        results = measure({"model": forward}, model.structure.in_shape, [size], threads=config.export.latency_threads)
+        results = measure(
+            {"model": forward}, model.structure.inputs.example, [size], threads=config.export.latency_threads
+        )
         found["latency_ms"] = results[0].minimum_ms
     torch.set_num_threads(order.threads)
     return found

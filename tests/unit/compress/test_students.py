@@ -11,12 +11,13 @@ from scaledl.compress.students import structure_macs
 from scaledl.config.schema import DistillConfig, MLPConfig, ResNetConfig
 from scaledl.errors import UsageError
 from scaledl.models.structure import Structure
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
 
 def teacher(config: Any, in_shape: tuple[int, ...] = (1, 8, 8)) -> Structure:
-    return Structure(config.family, config.model_dump(mode="json"), in_shape, 10)
+    return Structure(config.family, config.model_dump(mode="json"), Inputs.of(in_shape), Outputs(10))
 
 
 def student(structure: Structure, keys: dict[str, Any] | None = None, index: int = 0) -> Any:
@@ -53,8 +54,8 @@ def test_the_smallest_possible_teacher_has_no_default_student() -> None:
 
 
 def test_a_family_without_a_default_asks_for_keys() -> None:
-    with pytest.raises(UsageError, match=r"compress\.stages\[0\]\.student: there is no default student for 'lstm'"):
-        student(Structure("lstm", {}, (1, 8, 8), 10))
+    with pytest.raises(UsageError, match=r"compress\.stages\[0\]\.student: there is no default student for 'nothing'"):
+        student(Structure("nothing", {}, Inputs.of((1, 8, 8)), Outputs(10)))
 
 
 def test_keys_are_of_the_teachers_family_by_default() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from scaledl.config.schema import MLPConfig, ResNetConfig
 from scaledl.models.blank import blank_parameters, fill, filled
 from scaledl.models.structure import Structure, build, new_model
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +64,9 @@ def test_outside_modules_are_as_ever() -> None:
 
 
 def test_a_structure_that_was_pruned_can_be_built_blank() -> None:
-    structure = Structure("mlp", MLPConfig(family="mlp", hidden=[8]).model_dump(mode="json"), (1, 4, 4), 10)
+    structure = Structure(
+        "mlp", MLPConfig(family="mlp", hidden=[8]).model_dump(mode="json"), Inputs.of((1, 4, 4)), Outputs(10)
+    )
     from scaledl.models.structure import resize_change
 
     smaller = build(structure)

@@ -6,6 +6,7 @@ from torch import nn
 
 from scaledl.config.schema import MLPConfig
 from scaledl.models.mlp import build_mlp
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
@@ -17,7 +18,7 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
 
 
 def build(hidden: list[int], in_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) -> nn.Module:
-    return build_mlp(MLPConfig(family="mlp", hidden=hidden), in_shape, num_classes)
+    return build_mlp(MLPConfig(family="mlp", hidden=hidden), Inputs.of(in_shape), Outputs(num_classes))
 
 
 @pytest.mark.parametrize(

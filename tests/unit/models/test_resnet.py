@@ -7,6 +7,7 @@ from torch import nn
 
 from scaledl.config.schema import ResNetConfig
 from scaledl.models.resnet import BasicBlock, Bottleneck, build_resnet, zero_init_residual_
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +21,9 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
 def build(
     depth: int, width: int | None = None, in_shape: tuple[int, int, int] = (3, 32, 32), num_classes: int = 10
 ) -> nn.Module:
-    return build_resnet(ResNetConfig(family="resnet", depth=depth, width=width), in_shape, num_classes)
+    return build_resnet(
+        ResNetConfig(family="resnet", depth=depth, width=width), Inputs.of(in_shape), Outputs(num_classes)
+    )
 
 
 def num_params(model: nn.Module) -> int:

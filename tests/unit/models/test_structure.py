@@ -17,6 +17,7 @@ from scaledl.config.registry import FAMILIES
 from scaledl.config.schema import MLPConfig, PruneConfig, ResNetConfig
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, Structure, build, load_model, new_model, resize_change, save_model
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
@@ -267,7 +268,7 @@ def test_an_import_path_loads_when_trusted(tmp_path: Path, monkeypatch: pytest.M
         "    return nn.Sequential(nn.Flatten(), nn.Linear(config['width'], num_classes))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    structure = Structure("their_models:build", {"width": 64}, IN_SHAPE, 10)
+    structure = Structure("their_models:build", {"width": 64}, Inputs.of(IN_SHAPE), Outputs(10))
     model = Model(build(structure, trust=True).eval(), structure)
     save_model(model, tmp_path / "model")
     with pytest.raises(UsageError, match="--trust"):

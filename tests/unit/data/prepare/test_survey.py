@@ -70,7 +70,7 @@ def test_of_parquet_few_row_groups_are_read(
     monkeypatch.setattr(arrow_files.RowGroups, "_read", counting)
     found = survey(tmp_path / "pets-00000-of-00001.parquet", PrepareConfig())
     assert (found["items"], found["looked_at"], len(read)) == (60, looked_at, groups)
-    assert (read[0], read[-1]) == (0, 60 // size - 1)
+    assert {0, 60 // size - 1} <= set(read)  # threads read them, in any order
 
 
 def test_of_tar_shards_few_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

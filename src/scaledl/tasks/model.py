@@ -1,0 +1,25 @@
+"""The model that a config describes: its family, made for the data's inputs and the task's outputs."""
+
+from __future__ import annotations
+
+from scaledl.config import Config
+from scaledl.config.registry import TASKS
+from scaledl.data import DataSpec
+from scaledl.errors import UsageError
+from scaledl.models.structure import Model, new_model
+from scaledl.tasks.base import Task
+
+
+def model_for(config: Config, spec: DataSpec) -> Model:
+    """A freshly initialised model, seeded by `run.seed`.
+
+    Raises UsageError when the task cannot be trained on such data, or the family cannot take such inputs.
+    """
+    task: type[Task] = TASKS.resolve(config.task.name)
+    if spec.target not in task.targets:
+        allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
+        raise UsageError(
+            f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
+            f"allowed for them: {allowed or 'none'}"
+        )
+    return new_model(config.model, spec.inputs, task.outputs(spec, config.task), config.run.seed)
