@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
@@ -13,41 +14,57 @@ from .nearest import nearest
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-class Registry:
-    """A table of name -> "module:function". Only names in the table are ever resolved.
+@dataclass(frozen=True)
+class Entry:
+    """What a name stands for: "module:function", what it is in one line, and the paper or work that it comes from."""
 
-    >>> codecs = Registry("codec", {"json": "json:loads"})
+    target: str
+    summary: str = ""
+    source: str = ""
+
+
+class Registry:
+    """A table of name -> "module:function", or an `Entry` that also describes it. Only names in it are ever resolved.
+
+    >>> codecs = Registry("codec", {"json": "json:loads", "float": Entry("builtins:float", "A number.")})
     >>> codecs.resolve("json")("[1]")
     [1]
+    >>> codecs.entry("float").summary
+    'A number.'
     """
 
-    def __init__(self, kind: str, targets: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, targets: Mapping[str, str | Entry]) -> None:
         self.kind = kind
-        self._targets: dict[str, str] = {}
+        self._entries: dict[str, Entry] = {}
         for name, target in targets.items():
             self.register(name, target)
 
-    def register(self, name: str, target: str) -> None:
+    def register(self, name: str, target: str | Entry) -> None:
         """Add a name. ValueError when it is taken or the target is not "module:function"."""
-        if name in self._targets:
-            raise ValueError(f"{self.kind} '{name}' is registered already, as {self._targets[name]}")
-        if not _TARGET.fullmatch(target):
-            raise ValueError(f"{self.kind} '{name}': got target '{target}'; allowed: 'module:function'")
-        self._targets[name] = target
+        entry = target if isinstance(target, Entry) else Entry(target)
+        if name in self._entries:
+            raise ValueError(f"{self.kind} '{name}' is registered already, as {self._entries[name].target}")
+        if not _TARGET.fullmatch(entry.target):
+            raise ValueError(f"{self.kind} '{name}': got target '{entry.target}'; allowed: 'module:function'")
+        self._entries[name] = entry
 
     def names(self) -> tuple[str, ...]:
         """The registered names, sorted."""
-        return tuple(sorted(self._targets))
+        return tuple(sorted(self._entries))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._targets
+        return name in self._entries
+
+    def entry(self, name: str) -> Entry:
+        """Target and description of a name. UsageError when it is not registered."""
+        found = self._entries.get(name)
+        if found is None:
+            raise UsageError(self._miss(name))
+        return found
 
     def resolve(self, name: str) -> Any:
         """Import and return what the name stands for. UsageError when it is not registered."""
-        target = self._targets.get(name)
-        if target is None:
-            raise UsageError(self._miss(name))
-        module, _, attribute = target.partition(":")
+        module, _, attribute = self.entry(name).target.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
     def _miss(self, name: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from scaledl.config import Config, config_keys, json_schema, load_config
 from scaledl.config.nearest import nearest, nearest_key
-from scaledl.config.registry import CHANGES, FAMILIES, FORMATS, METHODS, SOURCES, TASKS, Registry
+from scaledl.config.registry import CHANGES, FAMILIES, FORMATS, METHODS, SOURCES, TASKS, Entry, Registry
 from scaledl.errors import UsageError
 
 pytestmark = pytest.mark.unit
@@ -101,6 +101,18 @@ def test_registry_refuses_duplicates_and_bad_targets() -> None:
         registry.register("other", "pickle.loads")
     registry.register("dumps", "json:dumps")
     assert registry.names() == ("dumps", "json")
+
+
+def test_registry_entries_describe_names() -> None:
+    described = Entry("json:dumps", "Text of a value.", "RFC 8259")
+    registry = Registry("codec", {"loads": "json:loads", "dumps": described})
+    assert registry.entry("dumps") is described
+    assert registry.entry("loads") == Entry("json:loads", "", "")
+    assert registry.resolve("dumps") is json.dumps
+    with pytest.raises(UsageError, match="unknown codec 'dump'"):
+        registry.entry("dump")
+    with pytest.raises(ValueError, match="'module:function'"):
+        registry.register("other", Entry("json.dumps"))
 
 
 def test_nearest_names() -> None:
