@@ -182,6 +182,11 @@ def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
     _root_argument(parser)
 
 
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", help="models, tasks, sources, …; default: all of them")
+    parser.add_argument("--markdown", action="store_true", help="as a page of Markdown: docs/components.md is one")
+
+
 def _config_verb_arguments(parser: argparse.ArgumentParser) -> None:
     _add_actions(parser, CONFIG_ACTIONS)
 
@@ -293,6 +298,7 @@ VERBS: dict[str, tuple[str, Arguments]] = {
     "report": ("write report.html of a run", _report_arguments),
     "runs": ("list the runs, or follow those that run", _runs_arguments),
     "lineage": ("show where a run comes from and what came of it", _lineage_arguments),
+    "list": ("what a config may name, with papers: models, tasks, sources, …", _list_arguments),
     "doctor": ("check this machine, or all nodes of a job and the network between them", _doctor_arguments),
     "config": ("show, list, check configs", _config_verb_arguments),
 }

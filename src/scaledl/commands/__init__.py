@@ -3,6 +3,7 @@
 from scaledl.commands.datasets import data
 from scaledl.commands.doctoring import doctor
 from scaledl.commands.launching import launch, plan
+from scaledl.commands.listing import listing as list
 from scaledl.commands.looking import config, lineage, report, runs
 from scaledl.commands.making import chain, compress, train
 from scaledl.commands.measuring import bench, evaluate, export, verify
@@ -19,6 +20,7 @@ __all__ = [
     "export",
     "launch",
     "lineage",
+    "list",
     "plan",
     "report",
     "runs",

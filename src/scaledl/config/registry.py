@@ -76,35 +76,60 @@ class Registry:
 SOURCES = Registry(
     "data source",
     {
-        "digits": "scaledl.data.digits:load_digits",
-        "fashion_mnist": "scaledl.data.fashion_mnist:load_fashion_mnist",
-        "mnist": "scaledl.data.mnist:load_mnist",
-        "cifar10": "scaledl.data.cifar:load_cifar10",
-        "cifar100": "scaledl.data.cifar:load_cifar100",
-        "imagenet": "scaledl.data.imagenet:load_imagenet",
-        "iris": "scaledl.data.tables:load_iris",
-        "wine": "scaledl.data.tables:load_wine",
-        "breast_cancer": "scaledl.data.tables:load_breast_cancer",
-        "ucr": "scaledl.data.ucr:load_ucr",
-        "prepared": "scaledl.data.prepared:load_prepared",
+        "digits": Entry(
+            "scaledl.data.digits:load_digits", "1,797 handwritten digits of 8x8 pixels.", "Alpaydin and Kaynak 1998"
+        ),
+        "fashion_mnist": Entry(
+            "scaledl.data.fashion_mnist:load_fashion_mnist", "70,000 pictures of clothes, 28x28.", "Xiao et al. 2017"
+        ),
+        "mnist": Entry("scaledl.data.mnist:load_mnist", "70,000 handwritten digits, 28x28.", "LeCun et al. 1998"),
+        "cifar10": Entry("scaledl.data.cifar:load_cifar10", "60,000 photos, 32x32, 10 classes.", "Krizhevsky 2009"),
+        "cifar100": Entry("scaledl.data.cifar:load_cifar100", "60,000 photos, 32x32, 100 classes.", "Krizhevsky 2009"),
+        "imagenet": Entry(
+            "scaledl.data.imagenet:load_imagenet", "1.3 million photographs, 1,000 classes.", "Russakovsky et al. 2015"
+        ),
+        "iris": Entry("scaledl.data.tables:load_iris", "150 flowers, 4 measures, 3 classes.", "Fisher 1936"),
+        "wine": Entry("scaledl.data.tables:load_wine", "178 wines, 13 measures, 3 classes.", "Aeberhard et al. 1992"),
+        "breast_cancer": Entry(
+            "scaledl.data.tables:load_breast_cancer", "569 tumours, 30 measures, 2 classes.", "Street et al. 1993"
+        ),
+        "ucr": Entry("scaledl.data.ucr:load_ucr", "A set of the UCR/UEA archive, in data.root.", "Dau et al. 2019"),
+        "prepared": Entry("scaledl.data.prepared:load_prepared", "What `scaledl data prepare` made, in data.root.", ""),
     },
 )
 FAMILIES = Registry(
     "model family",
-    {"mlp": "scaledl.models.mlp:build_mlp", "resnet": "scaledl.models.resnet:build_resnet"},
+    {
+        "mlp": Entry("scaledl.models.mlp:build_mlp", "Multilayer perceptron, for any input.", "Rumelhart et al. 1986"),
+        "resnet": Entry("scaledl.models.resnet:build_resnet", "Residual network, for images.", "He et al. 2016"),
+    },
 )
-TASKS = Registry("task", {"classification": "scaledl.tasks.classification:ClassificationTask"})
+TASKS = Registry(
+    "task",
+    {
+        "classification": Entry(
+            "scaledl.tasks.classification:ClassificationTask", "One class for each sample.", "Szegedy et al. 2016"
+        )
+    },
+)
 METHODS = Registry(
     "compression method",
     {
-        "distill": "scaledl.compress.distill:apply",
-        "prune": "scaledl.compress.prune:apply",
-        "qat": "scaledl.compress.quantize:apply_qat",
-        "ptq": "scaledl.compress.quantize:apply_ptq",
+        "distill": Entry("scaledl.compress.distill:apply", "Train a smaller student.", "Hinton et al. 2015"),
+        "prune": Entry("scaledl.compress.prune:apply", "Remove channels, then fine-tune.", "Fang et al. 2023"),
+        "qat": Entry("scaledl.compress.quantize:apply_qat", "Train with int8 in mind.", "Jacob et al. 2018"),
+        "ptq": Entry("scaledl.compress.quantize:apply_ptq", "Quantize to int8 with calibration.", "Jacob et al. 2018"),
     },
 )
 CALLBACKS = Registry("callback", {"freeze_after": "scaledl.compress.quantize:FreezeAfter"})
-FORMATS = Registry("export format", {"torchscript": "scaledl.export.torchscript:export_torchscript"})
+FORMATS = Registry(
+    "export format",
+    {
+        "torchscript": Entry(
+            "scaledl.export.torchscript:export_torchscript", "One file that torch alone can run.", "PyTorch"
+        )
+    },
+)
 CHANGES = Registry(
     "structure change",
     {
@@ -112,3 +137,20 @@ CHANGES = Registry(
         "quantize": "scaledl.models.quantized:replay_quantize",
     },
 )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A table that `scaledl list` shows, and the config key that takes its names."""
+
+    key: str
+    registry: Registry
+
+
+LISTED = {
+    "sources": Listed("data.source", SOURCES),
+    "models": Listed("model.family", FAMILIES),
+    "tasks": Listed("task.name", TASKS),
+    "methods": Listed("compress.stages[].method", METHODS),
+    "formats": Listed("export.format", FORMATS),
+}
