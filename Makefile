@@ -35,9 +35,17 @@ demo: $(DEMO)
 	$(MEAN_THIS_CLONE)
 	@$(BIN)/scaledl chain configs/digits.yaml --id demo
 
+# What starts processes and watches clocks runs alone; all else beside each other. Both run, whatever the first says.
 test: $(DEV)
 	$(MEAN_THIS_CLONE)
+ifeq ($(strip $(PYTEST_ARGS)),)
+	@status=0; \
+	$(BIN)/python -m pytest -m unit --numprocesses=auto --dist=worksteal || status=$$?; \
+	$(BIN)/python -m pytest -m 'not unit' --durations=25 || status=$$?; \
+	exit $$status
+else
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+endif
 
 test-exhaustive:
 	@SCALEDL_EXHAUSTIVE=1 $(MAKE) test
@@ -81,5 +89,5 @@ $(DEMO): | $(BIN)/pip
 $(DEV): | $(BIN)/pip
 	@echo "Installing scaledl and its tools into $(VENV): about 2 minutes and 7 GB (once)"
 	@rm -f $(VENV)/.scaledl-*
-	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed,stream]' && echo '$(CURDIR)' >$(CLONE)
+	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed,stream,models]' && echo '$(CURDIR)' >$(CLONE)
 	@touch $@

@@ -38,6 +38,14 @@ ALLOWED_CHILDREN = (
 GRACE_SECONDS = 3.0
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("SCALEDL_EXHAUSTIVE") == "1":
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(autouse=True)
 def _no_leaked_variables() -> Iterator[None]:
     before = dict(os.environ)

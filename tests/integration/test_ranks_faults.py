@@ -270,6 +270,7 @@ def test_the_writer_killed_in_a_save_leaves_the_checkpoint_before(killed: Killed
     assert [status.status for status in killed.training.statuses()] == ["killed", "stopped"]
 
 
+@pytest.mark.exhaustive
 def test_each_rank_killed_in_a_save_costs_no_bit(interrupted: Training, undisturbed: Trained) -> None:
     process = interrupted.start()
     with held(interrupted, process, in_a_save=True) as writer:
@@ -284,7 +285,7 @@ def test_each_rank_killed_in_a_save_costs_no_bit(interrupted: Training, undistur
     assert "(attempt 3)" in assert_goes_on(interrupted, undisturbed)
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="ten minutes of kills: make test-exhaustive")
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(20 if EXHAUSTIVE else 1))
 def test_killed_at_random_moments_of_saves_it_ends_with_the_same_bits(
     training: Training, undisturbed: Trained, seed: int
@@ -325,6 +326,7 @@ def test_a_full_disk_at_a_save_leaves_the_only_checkpoint(undisturbed: Trained, 
     assert_goes_on(training, undisturbed, "trainer.keep_last=1")
 
 
+@pytest.mark.exhaustive
 def test_a_disk_that_becomes_read_only_ends_both_ranks(undisturbed: Trained, tmpfs: Mount, remount: Remount) -> None:
     training = Training(tmpfs("8m"))
     process = training.start()
@@ -346,6 +348,7 @@ def test_a_disk_that_becomes_read_only_ends_both_ranks(undisturbed: Trained, tmp
 DAMAGES = [(cut_short, "rw"), (change_one_byte, "ro")] if EXHAUSTIVE else [(cut_short, "ro")]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("damage", "options"), DAMAGES)
 def test_a_damaged_newest_gives_way_whatever_tmpdir_is(
     interrupted: Training,

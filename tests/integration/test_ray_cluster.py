@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.integration
+INTERRUPT = pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests/ray_driver.py"
@@ -203,7 +204,12 @@ def test_what_answers_but_is_no_ray_is_said_to_be_none() -> None:
             stranger.clean()
 
 
-@pytest.mark.parametrize("victim", ["driver", "head", "other", "wrapper of head", "wrapper of other", "gcs"])
+MORE = [
+    pytest.param(victim, marks=pytest.mark.exhaustive) for victim in ("head", "wrapper of head", "wrapper of other")
+]
+
+
+@pytest.mark.parametrize("victim", ["driver", "other", "gcs", *MORE])
 def test_after_kill_9_nothing_is_left(victim: str, start: Callable[..., Driver]) -> None:
     driver = start("local", "2")
     up = driver.wait_until_up()
@@ -229,7 +235,7 @@ def test_after_kill_9_nothing_is_left(victim: str, start: Callable[..., Driver])
         assert errors.startswith(f"error: Ray on {name}: "), errors
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, INTERRUPT])
 def test_a_signal_while_it_is_up_leaves_nothing(signum: int, start: Callable[..., Driver]) -> None:
     driver = start("local", "1")
     driver.wait_until_up()
@@ -239,8 +245,8 @@ def test_a_signal_while_it_is_up_leaves_nothing(signum: int, start: Callable[...
     driver.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("moment", ["wrapper", "gcs_server", "raylet"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, INTERRUPT, signal.SIGKILL])
+@pytest.mark.parametrize("moment", [pytest.param("wrapper", marks=pytest.mark.exhaustive), "gcs_server", "raylet"])
 def test_a_signal_while_it_starts_leaves_nothing(signum: int, moment: str, start: Callable[..., Driver]) -> None:
     driver = start("local", "1")
     part = {"wrapper": "ray._node", "gcs_server": "/gcs_server ", "raylet": "/raylet "}[moment]

@@ -22,6 +22,7 @@ import yaml
 from tests.ssh_server import SshServer
 
 pytestmark = pytest.mark.integration
+INTERRUPT = pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)
 
 ROOT = Path(__file__).parents[2]
 RAY = str(ROOT / "launch/ray.sh")
@@ -111,7 +112,7 @@ def test_a_search_over_two_hosts(place: Place) -> None:
     place.assert_nothing_is_left(set(), 3)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, INTERRUPT, signal.SIGKILL])
 def test_a_signal_stops_the_search_and_ray_on_all_hosts(signum: int, place: Place) -> None:
     process = place.start("node1:1,node2:1", "tiny.yaml", "--trials", "3", "run.id=one", ENDLESS)
     place.wait_for_trials(process, 2)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+INTERRUPT = pytest.param(signal.SIGINT, 130, marks=pytest.mark.exhaustive)
 
 SPACE = """\
 data: {source: digits, batch_size: 64}
@@ -183,6 +184,7 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(place: Place) -> None:
     assert epochs == list(range(1, EPOCHS + 1))  # each told once
 
 
+@pytest.mark.exhaustive
 def test_a_lost_node_without_another_ends_the_search_and_resume_goes_on(place: Place) -> None:
     place.write(SLOW)
     folders = folders_of_ray()
@@ -202,6 +204,7 @@ def test_a_lost_node_without_another_ends_the_search_and_resume_goes_on(place: P
     assert states(place.show()) == ["complete"] * 3
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(20 if os.environ.get("SCALEDL_EXHAUSTIVE") == "1" else 1))
 def test_killed_at_random_moments_every_trial_ends_once_and_misses_no_epoch(place: Place, seed: int) -> None:
     """Fault 46: workers, drivers and raylets are killed until the search is through."""
@@ -241,6 +244,7 @@ def test_a_lost_node_costs_its_trials_time_and_the_search_goes_on_with_fewer_slo
     assert "resumed from epoch" in (place.folder / f"runs/s/x/trials/{retried:04d}/log.txt").read_text()
 
 
+@pytest.mark.exhaustive
 def test_a_search_goes_on_with_another_number_of_nodes(place: Place) -> None:
     place.write(SLOW)
     process = place.start("s.yaml", "--trials", "4", "--id", "x", two_nodes=True)
@@ -284,7 +288,7 @@ def wait_for_none(place: Place) -> None:
     assert not place.processes()
 
 
-@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 75), INTERRUPT])
 def test_a_stop_signal_ends_all_and_says_how_to_go_on(place: Place, signum: int, expected: int) -> None:
     place.write(SLOW)
     process = place.start("s.yaml", "--trials", "6")
@@ -345,6 +349,7 @@ def test_what_cannot_work_is_said_at_once(place: Place) -> None:
     assert "another space" in text
 
 
+@pytest.mark.exhaustive
 def test_trials_of_two_ranks_survive_the_loss_of_one(place: Place) -> None:
     place.write(SLOW)
     process = place.start("s.yaml", "--trials", "2", "--id", "x", "trainer.devices=2")

@@ -102,7 +102,7 @@ def test_ranks_in_different_collectives_end_within_the_timeout(wrong: str, fault
 # Orphans
 
 
-@pytest.mark.skipif(not EVERY, reason="a minute of waiting for a dead node: make test-exhaustive")
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("nodes", "rank"), [(1, 0), (2, 0), (2, 1)])
 def test_the_orphan_of_a_dead_node_stops_and_writes_no_more(
     nodes: int, rank: int, start_slurm: StartSlurm, make_faulty: MakeFaulty

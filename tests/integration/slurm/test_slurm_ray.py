@@ -126,7 +126,10 @@ def test_a_job_may_be_given_fewer_cpus_than_there_are_and_all_of_them_work(
     assert job.end().endswith("batch ended with 0\n")
 
 
-@pytest.mark.parametrize("victim", ["driver", "n1 raylet", "n2 raylet", "n1 wrapper", "n2 wrapper"])
+MORE = [pytest.param(victim, marks=pytest.mark.exhaustive) for victim in ("n1 raylet", "n1 wrapper", "n2 wrapper")]
+
+
+@pytest.mark.parametrize("victim", ["driver", "n2 raylet", *MORE])
 def test_after_kill_9_nothing_is_left(victim: str, submit: Submit) -> None:
     job = submit(*TWO)
     up = job.wait_until_up()
@@ -171,7 +174,13 @@ export PYTHONPATH=$PWD/hooks
     ("part", "message"),
     [
         ("ray.scripts", "error: Ray on n2: `ray start` ended with exit code 3; last lines: broken on n2\n"),
-        ("ray._node", "error: Ray on n2: the process that watches it ended: Exited with exit code 3; last lines: "),
+        pytest.param(
+            *(
+                "ray._node",
+                "error: Ray on n2: the process that watches it ended: Exited with exit code 3; last lines: ",
+            ),
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_a_node_that_cannot_start_it_is_named(part: str, message: str, submit: Submit) -> None:
@@ -249,7 +258,7 @@ def test_a_search_over_two_nodes_has_the_id_of_its_job(search: Search) -> None:
     search.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("fault", ["USR1", "kill -9 of the driver"])
+@pytest.mark.parametrize("fault", ["USR1", pytest.param("kill -9 of the driver", marks=pytest.mark.exhaustive)])
 def test_what_was_stopped_goes_on_in_the_requeued_job(fault: str, search: Search) -> None:
     slurm = search.project.slurm
     job = search.submit("trainer.epochs=6", trials=8)
@@ -291,7 +300,7 @@ while :; do sleep 0.1; done
 """
 
 
-@pytest.mark.parametrize("signum", ["USR1", "TERM"])
+@pytest.mark.parametrize("signum", ["USR1", pytest.param("TERM", marks=pytest.mark.exhaustive)])
 def test_a_stop_signal_reaches_the_search_as_usr1_and_the_job_is_requeued(signum: str, stand_in: Project) -> None:
     slurm = stand_in.slurm
     (stand_in.folder / ".venv/bin/scaledl").write_text(STOPPABLE)

@@ -115,7 +115,7 @@ def test_a_submission_from_elsewhere_is_refused(stand_in: Project, tmp_path: Pat
 # Signals
 
 
-@pytest.mark.parametrize("whom", ["batch", "step", "both"])
+@pytest.mark.parametrize("whom", ["batch", "step", pytest.param("both", marks=pytest.mark.exhaustive)])
 def test_a_signal_saves_requeues_and_goes_on_in_one_log(whom: str, stand_in: Project) -> None:
     """Faults 7 and 14: to the batch script, which hands it on, or to the ranks."""
     slurm, job = stand_in.slurm, stand_in.submit("c.yaml", options=["--nodes=2"], PLAN="wait,complete:0")
@@ -158,7 +158,7 @@ def test_a_cancelled_job_stays_cancelled(stand_in: Project) -> None:
     assert (slurm.restarts(job), "requeued: restart" in slurm.log(job)) == (0, False)
 
 
-@pytest.mark.parametrize("preempt", ["user signal", "term"])
+@pytest.mark.parametrize("preempt", ["user signal", pytest.param("term", marks=pytest.mark.exhaustive)])
 def test_a_preempted_job_saves_within_its_grace_and_goes_on(
     preempt: str, start_slurm: StartSlurm, make_stand_in: MakeProject
 ) -> None:
@@ -208,7 +208,10 @@ def test_what_would_end_the_same_way_again_is_not_requeued(plan: str, code: int,
     assert text in stand_in.slurm.log(job)
 
 
-@pytest.mark.parametrize("plan", ["failed:1", "killed:137", "hung:1", "die", "exit:1", "exit:75", "exit:143"])
+MORE = [pytest.param(plan, marks=pytest.mark.exhaustive) for plan in ("hung:1", "exit:1", "exit:75")]
+
+
+@pytest.mark.parametrize("plan", ["failed:1", "killed:137", "die", "exit:143", *MORE])
 def test_what_may_go_well_next_time_is_requeued(plan: str, stand_in: Project) -> None:
     job = stand_in.submit("c.yaml", PLAN=f"{plan},complete:0")
     finish(stand_in, job)
@@ -253,7 +256,7 @@ def test_no_requeue_is_named(stand_in: Project) -> None:
     assert f"run.id={job}" in slurm.log(job)
 
 
-@pytest.mark.parametrize("fault", ["missing", "hanging"])
+@pytest.mark.parametrize("fault", ["missing", pytest.param("hanging", marks=pytest.mark.exhaustive)])
 def test_scontrol_missing_or_hanging_is_named(fault: str, stand_in: Project) -> None:
     """Fault 11: everything else is on PATH."""
     slurm, programs = stand_in.slurm, stand_in.folder / "programs"
@@ -274,7 +277,7 @@ def test_scontrol_missing_or_hanging_is_named(fault: str, stand_in: Project) -> 
     )
 
 
-@pytest.mark.skipif(os.environ.get("SCALEDL_EXHAUSTIVE") != "1", reason="90 s: SCALEDL_EXHAUSTIVE=1 runs it")
+@pytest.mark.exhaustive
 def test_a_lost_slurmctld_is_waited_for(start_slurm: StartSlurm, make_stand_in: MakeProject) -> None:
     """Fault 18."""
     project = make_stand_in(start_slurm(Layout()))

@@ -83,7 +83,7 @@ def test_stopped_by_the_walltime_signal_the_job_goes_on_as_if_nothing_had_been(r
     assert weights(real, job) == weights(real, whole)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(real: Project, rank: int) -> None:
     job = submit(real, ENDLESS)
     status = real.wait_for_step(job, 1, rank=rank)
