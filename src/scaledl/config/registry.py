@@ -112,6 +112,29 @@ TASKS = Registry(
         )
     },
 )
+ACTIVATIONS = Registry(
+    "activation",
+    {
+        "sigmoid": Entry(
+            "torch.nn:Sigmoid", "1 / (1 + exp(-x)), between 0 and 1.", "Rumelhart, Hinton & Williams 1986"
+        ),
+        "tanh": Entry("torch.nn:Tanh", "Between -1 and 1, zero at zero.", "LeCun et al. 1998, Efficient BackProp"),
+        "relu": Entry("torch.nn:ReLU", "max(0, x).", "Nair & Hinton 2010"),
+        "leaky_relu": Entry("torch.nn:LeakyReLU", "x, or 0.01 x below zero.", "Maas, Hannun & Ng 2013"),
+        "elu": Entry("torch.nn:ELU", "x, or exp(x) - 1 below zero.", "Clevert, Unterthiner & Hochreiter 2016"),
+        "prelu": Entry("torch.nn:PReLU", "x, or a learned share of it below zero.", "He et al. 2015"),
+        "selu": Entry("torch.nn:SELU", "A scaled ELU that keeps mean 0 and variance 1.", "Klambauer et al. 2017"),
+        "silu": Entry("torch.nn:SiLU", "x sigmoid(x).", "Elfwing, Uchibe & Doya 2018"),
+        "swish": Entry("torch.nn:SiLU", "Another name of silu.", "Ramachandran, Zoph & Le 2017"),
+        "gelu": Entry("torch.nn:GELU", "x times the normal distribution's share below x.", "Hendrycks & Gimpel 2016"),
+        "softmax": Entry(
+            "torch.nn:Softmax", "Shares of one over the channels; for gates, rarely for hidden layers.", "Bridle 1990"
+        ),
+        "hardswish": Entry("torch.nn:Hardswish", "x relu6(x + 3) / 6, silu in pieces.", "Howard et al. 2019"),
+        "mish": Entry("torch.nn:Mish", "x tanh(softplus(x)).", "Misra 2020"),
+        "identity": Entry("torch.nn:Identity", "None: layers stay linear.", "Baldi & Hornik 1989"),
+    },
+)
 METHODS = Registry(
     "compression method",
     {
@@ -151,6 +174,7 @@ LISTED = {
     "sources": Listed("data.source", SOURCES),
     "models": Listed("model.family", FAMILIES),
     "tasks": Listed("task.name", TASKS),
+    "activations": Listed("model.activation", ACTIVATIONS),
     "methods": Listed("compress.stages[].method", METHODS),
     "formats": Listed("export.format", FORMATS),
 }

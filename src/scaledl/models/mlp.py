@@ -1,43 +1,45 @@
-"""Multilayer perceptron on flattened inputs."""
+"""Multilayer perceptron on flattened inputs; categories of a table become learned vectors."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import MLPConfig
+from scaledl.models.accepts import check_accepts
+from scaledl.models.activations import activation_gain, build_activation
 from scaledl.runtime.signature import Inputs, Outputs
 
 
 class MLP(nn.Module):
-    """Flatten -> (Linear -> ReLU) for every hidden layer -> Linear."""
+    """Flatten -> (Linear -> activation) for every hidden layer -> Linear."""
 
-    def __init__(self, in_features: int, hidden: Sequence[int], num_classes: int) -> None:
+    def __init__(self, config: MLPConfig, in_features: int, num_outputs: int) -> None:
         super().__init__()
-        widths = [in_features, *hidden]
+        widths = [in_features, *config.hidden]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+            layers += [nn.Linear(width_in, width_out), build_activation(config.activation)]
         self.hidden = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], num_classes)
-        self._init_weights()
+        self.head = nn.Linear(widths[-1], num_outputs)
+        self._init_weights(activation_gain(config.activation))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] -> logits [B, num_classes]."""
+        """[B, ...] -> logits [B, num_outputs]."""
         logits: Tensor = self.head(self.hidden(torch.flatten(x, 1)))
         return logits
 
-    def _init_weights(self) -> None:
-        """He et al. 2015 before a ReLU; the head keeps PyTorch's default."""
+    def _init_weights(self, gain: float) -> None:
+        """He et al. 2015 before an activation; the head keeps PyTorch's default."""
         for layer in self.hidden:
             if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
                 nn.init.zeros_(layer.bias)
 
 
 def build_mlp(config: MLPConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
-    """An MLP for inputs [B, ...]; an empty `hidden` is a linear model."""
-    return MLP(inputs.size, config.hidden, outputs.count)
+    """An MLP for inputs [B, ...]; an empty `hidden` is a linear model. Raises UsageError for texts."""
+    check_accepts("mlp", inputs, outputs)
+    return MLP(config, inputs.size, outputs.count)

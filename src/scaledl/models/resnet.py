@@ -4,20 +4,24 @@ CIFAR style (depth 6n + 2): a 3x3 stem and three stages. ImageNet style: a 7x7 s
 the bottleneck strides in its 3x3 convolution, as torchvision's. Shortcuts that change the shape are 1x1 convolutions
 with BatchNorm (option B). Parameters come in torchvision's order, so its weights map one to one.
 
-Every ReLU is a module of its own and every addition is followed by one: what FX quantization fuses and what
+Every activation is a module of its own and every addition is followed by one: what FX quantization fuses and what
 Torch-Pruning and TorchScript follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import ResNetConfig
-from scaledl.errors import UsageError
+from scaledl.models.accepts import check_accepts
+from scaledl.models.activations import activation_gain, build_activation
 from scaledl.runtime.signature import Inputs, Outputs
+
+Activate = Callable[[], nn.Module]  # a fresh activation
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -35,15 +39,15 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, activate: Activate = nn.ReLU) -> None:
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 3, stride)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activate()
         self.conv2 = _conv(channels, channels, 3)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(in_channels, channels, stride)
-        self.relu2 = nn.ReLU()
+        self.relu2 = activate()
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -57,19 +61,19 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, activate: Activate = nn.ReLU) -> None:
         super().__init__()
         out_channels = channels * self.expansion
         self.conv1 = _conv(in_channels, channels, 1)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activate()
         self.conv2 = _conv(channels, channels, 3, stride)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.relu2 = nn.ReLU()
+        self.relu2 = activate()
         self.conv3 = _conv(channels, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride)
-        self.relu3 = nn.ReLU()
+        self.relu3 = activate()
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -85,9 +89,11 @@ Block = type[BasicBlock] | type[Bottleneck]
 class ResNet(nn.Module):
     """Stem, stages of blocks (channels double and size halves from stage to stage), mean over the image, head."""
 
-    def __init__(self, stem: nn.Module, width: int, block: Block, counts: Sequence[int], num_classes: int) -> None:
+    def __init__(self, config: ResNetConfig, in_channels: int, num_outputs: int) -> None:
         super().__init__()
-        self.stem = stem
+        block, counts, width, stem_fn = _style(config)
+        activate = partial(build_activation, config.activation)
+        self.stem = stem_fn(in_channels, width, activate)
         self.stages = nn.Sequential()
         in_channels = width
         for number, count in enumerate(counts):
@@ -95,26 +101,27 @@ class ResNet(nn.Module):
             strides = [1 if number == 0 else 2] + [1] * (count - 1)
             stage = nn.Sequential()
             for stride in strides:
-                stage.append(block(in_channels, channels, stride))
+                stage.append(block(in_channels, channels, stride, activate))
                 in_channels = channels * block.expansion
             self.stages.append(stage)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(in_channels, num_classes)
-        _init_weights(self)
+        self.head = nn.Linear(in_channels, num_outputs)
+        _init_weights(self, activation_gain(config.activation))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> logits [B, num_classes]."""
+        """[B, C, H, W] -> logits [B, num_outputs]."""
         features = self.pool(self.stages(self.stem(x)))
         # The function, not nn.Flatten: FX quantization would leave int8 and come back for the module.
         logits: Tensor = self.head(torch.flatten(features, 1))
         return logits
 
 
-def _init_weights(model: nn.Module) -> None:
-    """He et al. 2015 for ReLU networks; BatchNorm starts as the identity, the head with PyTorch's default."""
+def _init_weights(model: nn.Module, gain: float) -> None:
+    """He et al. 2015, over the outputs; BatchNorm starts as the identity, the head with PyTorch's default."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            nn.init.normal_(module.weight, std=gain / fan_out**0.5)
 
 
 def zero_init_residual_(model: nn.Module) -> None:
@@ -126,13 +133,13 @@ def zero_init_residual_(model: nn.Module) -> None:
             nn.init.zeros_(module.bn3.weight)
 
 
-def _cifar_stem(in_channels: int, width: int) -> nn.Module:
-    return nn.Sequential(_conv(in_channels, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+def _cifar_stem(in_channels: int, width: int, activate: Activate) -> nn.Module:
+    return nn.Sequential(_conv(in_channels, width, 3), nn.BatchNorm2d(width), activate())
 
 
-def _imagenet_stem(in_channels: int, width: int) -> nn.Module:
+def _imagenet_stem(in_channels: int, width: int, activate: Activate) -> nn.Module:
     pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-    return nn.Sequential(_conv(in_channels, width, 7, stride=2), nn.BatchNorm2d(width), nn.ReLU(), pool)
+    return nn.Sequential(_conv(in_channels, width, 7, stride=2), nn.BatchNorm2d(width), activate(), pool)
 
 
 IMAGENET_STYLE: dict[int, tuple[Block, Sequence[int]]] = {
@@ -142,20 +149,18 @@ IMAGENET_STYLE: dict[int, tuple[Block, Sequence[int]]] = {
 }
 
 
+def _style(config: ResNetConfig) -> tuple[Block, Sequence[int], int, Callable[[int, int, Activate], nn.Module]]:
+    """Kind of block, blocks of each stage, channels of the first one, and the stem."""
+    if config.depth in IMAGENET_STYLE:
+        block, counts = IMAGENET_STYLE[config.depth]
+        return block, counts, config.width or 64, _imagenet_stem
+    return BasicBlock, [(config.depth - 2) // 6] * 3, config.width or 16, _cifar_stem
+
+
 def build_resnet(config: ResNetConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
     """A ResNet for images [B, C, H, W]; any height and width works.
 
     Raises UsageError for inputs that are no images.
     """
-    if inputs.kind != "image":
-        raise UsageError(
-            f"model.family: got resnet, and an input of the data has the shape {list(inputs.shape)}; allowed: images, "
-            "[channels, height, width]; fix: model.family=mlp, which takes any shape"
-        )
-    if config.depth in IMAGENET_STYLE:
-        block, counts = IMAGENET_STYLE[config.depth]
-        width = config.width or 64
-        return ResNet(_imagenet_stem(inputs.shape[0], width), width, block, counts, outputs.count)
-    width = config.width or 16
-    counts = [(config.depth - 2) // 6] * 3
-    return ResNet(_cifar_stem(inputs.shape[0], width), width, BasicBlock, counts, outputs.count)
+    check_accepts("resnet", inputs, outputs)
+    return ResNet(config, inputs.shape[0], outputs.count)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaledl.config import ConfigError, load_config
+from scaledl.config.schema import MLPConfig, ResNetConfig
 
 pytestmark = pytest.mark.unit
 
@@ -100,13 +101,13 @@ def test_lists_are_replaced_and_another_family_replaces_the_model() -> None:
     low = "model: {family: resnet, depth: 8, num_classes: 10}\ncompress: {stages: [{method: prune}, {method: qat}]}"
     write(low=low, top="base: low.yaml\nmodel: {family: mlp, hidden: [4]}\ncompress: {stages: [{method: ptq}]}")
     config = load_config("top.yaml")
-    assert config.model.model_dump() == {"family": "mlp", "hidden": [4], "num_classes": None}
+    assert config.model == MLPConfig(family="mlp", hidden=[4])
     assert [stage.method for stage in config.compress.stages] == ["ptq"]
 
 
 def test_same_family_is_merged() -> None:
     write(low="model: {family: resnet, depth: 8}", top="base: low.yaml\nmodel: {family: resnet, width: 4}")
-    assert load_config("top.yaml").model.model_dump(exclude_none=True) == {"family": "resnet", "depth": 8, "width": 4}
+    assert load_config("top.yaml").model == ResNetConfig(family="resnet", depth=8, width=4)
 
 
 def test_circles_are_named() -> None:

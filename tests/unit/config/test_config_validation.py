@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from scaledl.config import Config, ConfigError, Problem, load_config
+from scaledl.config import Config, ConfigError, Problem, config_keys, load_config
 from scaledl.config.registry import SOURCES
-from scaledl.config.schema import CompressConfig, PruneConfig, PTQConfig, QATConfig, TrainerConfig
+from scaledl.config.schema import CompressConfig, PruneConfig, PTQConfig, QATConfig, ResNetConfig, TrainerConfig
 
 pytestmark = pytest.mark.unit
 
@@ -27,6 +27,7 @@ def problems_of(text: str, *overrides: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+FAMILY_NAMES = next(info.allowed for info in config_keys() if info.key == "model.family")
 NUMBER = "a number greater than 0"
 BAD_VALUES = [
     ("optimizer.lr", "0", f"got 0; allowed: {NUMBER}"),
@@ -67,8 +68,8 @@ BAD_VALUES = [
         "got 'Classification'; allowed: one of classification; did you mean 'classification'?",
     ),
     ("task.label_smoothing", "1", "got 1; allowed: a number of at least 0 and less than 1"),
-    ("model.family", "resnt", "got 'resnt'; allowed: one of mlp, resnet; did you mean 'resnet'?"),
-    ("model.family", "[a]", "got ['a']; allowed: one of mlp, resnet"),
+    ("model.family", "resnt", f"got 'resnt'; allowed: {FAMILY_NAMES}; did you mean 'resnet'?"),
+    ("model.family", "[a]", f"got ['a']; allowed: {FAMILY_NAMES}"),
     ("model.depth", "21", "got 21; allowed: one of 8, 14, 18, 20, 32, 34, 44, 50, 56"),
     ("model.width", "-1", "got -1; allowed: a whole number from 1 to 1024 or null"),
     ("model.num_classes", "1", "got 1; allowed: a whole number from 2 to 1000000 or null"),
@@ -135,7 +136,7 @@ STAGES = [
     (
         "{method: distill, student: {family: mpl}}",
         "compress.stages.0.student.family",
-        "got 'mpl'; allowed: one of mlp, resnet; did you mean 'mlp'?",
+        f"got 'mpl'; allowed: {FAMILY_NAMES}; did you mean 'mlp'?",
     ),
     ("{method: distill, student: 8}", "compress.stages.0.student", "got 8; allowed: a section or null"),
 ]
@@ -159,7 +160,7 @@ def test_key_of_the_other_family_is_said() -> None:
     problems = problems_of("model:\n  hidden: [3]\n")
     assert problems == [
         "model.hidden (x.yaml:2): unknown key; it is a key of mlp, and this section is of resnet; "
-        "allowed: family, depth, width, num_classes"
+        f"allowed: {', '.join(ResNetConfig.model_fields)}"
     ]
 
 

@@ -40,6 +40,7 @@ from .data import (
     StreamConfig,
 )
 from .export import ExportConfig
+from .family import DropoutKind, FamilySection
 from .model import DEFAULT_FAMILY, MLPConfig, ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig
 from .root import Config, Conflict, conflicts
@@ -64,7 +65,9 @@ __all__ = [
     "DeepSpeedConfig",
     "Direction",
     "DistillConfig",
+    "DropoutKind",
     "ExportConfig",
+    "FamilySection",
     "FinetuneSettings",
     "Fraction",
     "JitterAmount",
