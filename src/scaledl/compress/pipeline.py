@@ -19,7 +19,8 @@ from scaledl.console import get_console
 from scaledl.data import DataModule
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import UsageError
-from scaledl.models.quantized import check_engine, is_quantized
+from scaledl.models.qconfigs import check_engine
+from scaledl.models.quantized import is_quantized
 from scaledl.models.structure import Model, load_model, save_model
 from scaledl.run import Parent, Run
 

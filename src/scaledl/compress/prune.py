@@ -13,6 +13,8 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from scaledl.compress.groups import SCORES, Group, Removal
+from scaledl.compress.prune_recurrent import recurrent_groups
 from scaledl.compress.ranking import select_global, select_uniform
 from scaledl.compress.stage import StageContext, finetune, finetune_config, start_model
 from scaledl.config.schema import AugmentConfig, PruneConfig
@@ -31,8 +33,8 @@ SELECT_FNS = {"uniform": select_uniform, "global": select_global}
 class PruningPlan:
     """What `execute_` will remove from the module it was made for.
 
-    `chosen` holds Torch-Pruning groups: layers that lose the same channels together. `skipped` counts the groups
-    that stay whole.
+    `chosen` holds groups of Torch-Pruning or our own, with the channels that go: layers that lose the same channels
+    together. `skipped` counts the groups that stay whole.
     """
 
     chosen: tuple[Any, ...]
@@ -80,6 +82,9 @@ def prune_model(model: Model, stage: PruneConfig, batches: Iterator[Batch], *, k
 
 def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> PruningPlan:
     """Group the layers, score their channels and choose which go. `module` is left as it is."""
+    own = own_groups(module)
+    if own:
+        return _plan_own(own, stage)
     example = inputs.example(1)
     graph = _dependency_graph(module, example)
     found = list(graph.get_all_groups(ignored_layers=[classifier(module, example)], root_module_types=list(ROOTS)))
@@ -92,6 +97,20 @@ def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> Pruni
         if removed
     ]
     return PruningPlan(tuple(chosen), len(found) - len(chosen))
+
+
+def _plan_own(groups: list[Group], stage: PruneConfig) -> PruningPlan:
+    """Groups of the same width are ranked together: a unit and a whole attention head cannot be compared."""
+    if stage.importance not in SCORES:
+        return PruningPlan((), len(groups))
+    removed: dict[int, list[int]] = {}
+    for width in {group.width for group in groups}:
+        alike = [number for number, group in enumerate(groups) if group.width == width]
+        scores = [SCORES[stage.importance](groups[number]) for number in alike]
+        indices = SELECT_FNS[stage.scope](scores, stage.ratio, max(1, stage.round_to // width))
+        removed.update(zip(alike, indices, strict=True))
+    chosen = [Removal(group, removed[number]) for number, group in enumerate(groups) if removed[number]]
+    return PruningPlan(tuple(chosen), len(groups) - len(chosen))
 
 
 def classifier(module: nn.Module, example: Tensor) -> nn.Module:
@@ -121,6 +140,11 @@ def accumulate_gradients_(module: nn.Module, batches: Iterator[Batch]) -> None:
     for parameter in module.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+
+
+def own_groups(module: nn.Module) -> list[Group]:
+    """The groups of a model that we know ourselves; empty for one that is left to Torch-Pruning."""
+    return list(recurrent_groups(module))
 
 
 IMPORTANCES: dict[str, Callable[[], Callable[[Any], Tensor | None]]] = {

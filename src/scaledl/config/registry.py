@@ -102,6 +102,19 @@ FAMILIES = Registry(
     {
         "mlp": Entry("scaledl.models.mlp:build_mlp", "Multilayer perceptron, for any input.", "Rumelhart et al. 1986"),
         "resnet": Entry("scaledl.models.resnet:build_resnet", "Residual network, for images.", "He et al. 2016"),
+        "rnn": Entry(
+            "scaledl.models.recurrent:build_rnn", "Simple recurrent layers, for texts and series.", "Elman 1990"
+        ),
+        "lstm": Entry(
+            "scaledl.models.recurrent:build_lstm",
+            "Recurrent layers with long short-term memory, for texts and series.",
+            "Hochreiter & Schmidhuber 1997",
+        ),
+        "gru": Entry(
+            "scaledl.models.recurrent:build_gru",
+            "Gated recurrent units, for texts and series.",
+            "Cho et al. 2014",
+        ),
     },
 )
 TASKS = Registry(

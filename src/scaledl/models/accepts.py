@@ -6,9 +6,13 @@ from scaledl.errors import UsageError
 from scaledl.runtime.signature import Form, Inputs, Kind, Outputs
 
 _VECTOR: tuple[Form, ...] = ("vector",)
+_OR_STEPS: tuple[Form, ...] = ("vector", "steps")
 ACCEPTS: dict[str, dict[Kind, tuple[Form, ...]]] = {
     "mlp": {"image": _VECTOR, "table": _VECTOR, "series": _VECTOR},
     "resnet": {"image": _VECTOR},
+    "rnn": {"series": _OR_STEPS, "text": _OR_STEPS},
+    "lstm": {"series": _OR_STEPS, "text": _OR_STEPS},
+    "gru": {"series": _OR_STEPS, "text": _OR_STEPS},
 }
 KIND_WORDS: dict[Kind, str] = {
     "image": "images, [channels, height, width]",

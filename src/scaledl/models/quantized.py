@@ -25,6 +25,8 @@ from torch.ao import quantization as tq
 from torch.ao.quantization import quantize_fx
 
 from scaledl.errors import ScaledlError, UsageError
+from scaledl.models.int8_rnn import int8_rnns_
+from scaledl.models.qconfigs import qconfig_mapping
 from scaledl.models.structure import Model, Structure
 from scaledl.runtime.signature import Inputs
 
@@ -57,13 +59,6 @@ def engine_of(structure: Structure) -> str | None:
     return next((change["engine"] for change in structure.history if change["op"] == "quantize"), None)
 
 
-def check_engine(engine: str) -> None:
-    """Raise UsageError when this torch has no such int8 kernels."""
-    usable = _REDUCE_RANGE.keys() & set(torch.backends.quantized.supported_engines)
-    if engine not in usable:
-        raise UsageError(f"export.engine: got {engine!r}; allowed here: {', '.join(sorted(usable)) or 'none'}")
-
-
 def replay_quantize(module: nn.Module, change: Mapping[str, Any], before: Structure) -> nn.Module:
     """Prepare a fresh `module` of the structure `before` the way that `change` records."""
     return _prepare_module(module, change["mode"], change["engine"], before.inputs)
@@ -86,7 +81,7 @@ def convert(model: Model) -> nn.Module:
             "train or calibrate the model before it is converted"
         )
     with _engine(engine), _quietly():
-        return quantize_fx.convert_fx(prepared).eval()
+        return int8_rnns_(quantize_fx.convert_fx(prepared)).eval()
 
 
 def freeze_observers_(module: nn.Module) -> None:
@@ -131,7 +126,7 @@ def _prepare(model: Model, mode: Mode, engine: str) -> Model:
 
 
 def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -> nn.Module:
-    mapping = _qconfig_mapping(mode, engine)
+    mapping = qconfig_mapping(module, mode, engine)
     example = (inputs.example(1),)
     try:
         with _engine(engine), _quietly():
@@ -141,23 +136,6 @@ def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -
             f"{type(module).__name__} cannot be quantized, because its forward cannot be traced: {error}. "
             "Avoid control flow that depends on tensor values."
         ) from None
-
-
-def _qconfig_mapping(mode: str, engine: str) -> tq.QConfigMapping:
-    check_engine(engine)
-    mapping = tq.get_default_qat_qconfig_mapping(engine)
-    if mode == "qat":
-        return mapping
-    if mode != "ptq":
-        raise UsageError(f"unknown mode of quantization {mode!r}; known: qat, ptq")
-    activation = tq.FakeQuantize.with_args(
-        observer=tq.HistogramObserver, quant_min=0, quant_max=255, reduce_range=_REDUCE_RANGE[engine]
-    )
-    weight = tq.get_default_qat_qconfig(engine).weight
-    return mapping.set_global(tq.QConfig(activation=activation, weight=weight))
-
-
-_REDUCE_RANGE: dict[str, bool] = {"x86": True, "onednn": False}  # x86: 0..127, else int16 sums saturate without VNNI
 
 
 @torch.no_grad()

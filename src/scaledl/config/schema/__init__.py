@@ -45,6 +45,7 @@ from .model import DEFAULT_FAMILY, MLPConfig, ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig
 from .root import Config, Conflict, conflicts
 from .run import RunConfig
+from .sequence import GRUConfig, LSTMConfig, RecurrentConfig, RNNConfig
 from .task import TaskConfig
 from .trainer import DeepSpeedConfig, TrainerConfig
 from .tune import TuneConfig
@@ -70,7 +71,9 @@ __all__ = [
     "FamilySection",
     "FinetuneSettings",
     "Fraction",
+    "GRUConfig",
     "JitterAmount",
+    "LSTMConfig",
     "MLPConfig",
     "MixAlpha",
     "ModelConfig",
@@ -82,6 +85,8 @@ __all__ = [
     "PrepareConfig",
     "PruneConfig",
     "QATConfig",
+    "RNNConfig",
+    "RecurrentConfig",
     "ResNetConfig",
     "RunConfig",
     "SchedulerConfig",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .family import FamilySection
+from .sequence import GRUConfig, LSTMConfig, RNNConfig
 
 DEFAULT_FAMILY = "resnet"
 
@@ -31,4 +32,4 @@ class ResNetConfig(FamilySection):
     )
 
 
-ModelConfig = Annotated[MLPConfig | ResNetConfig, Field(discriminator="family")]
+ModelConfig = Annotated[MLPConfig | ResNetConfig | RNNConfig | LSTMConfig | GRUConfig, Field(discriminator="family")]
