@@ -21,6 +21,7 @@ from scaledl.config.schema import AugmentConfig, PruneConfig
 from scaledl.console import get_console
 from scaledl.data import Batch
 from scaledl.errors import UsageError
+from scaledl.models.attention import head_counts, refresh_heads_
 from scaledl.models.structure import Model, resize_change
 from scaledl.runtime.signature import Inputs
 
@@ -33,10 +34,11 @@ SELECT_FNS = {"uniform": select_uniform, "global": select_global}
 class PruningPlan:
     """What `execute_` will remove from the module it was made for.
 
-    `chosen` holds groups of Torch-Pruning or our own, with the channels that go: layers that lose the same channels
-    together. `skipped` counts the groups that stay whole.
+    `chosen` holds groups of Torch-Pruning or our own, with the channels that go: layers of `module` that lose the same
+    channels together. `skipped` counts the groups that stay whole.
     """
 
+    module: nn.Module
     chosen: tuple[Any, ...]
     skipped: int
 
@@ -44,6 +46,7 @@ class PruningPlan:
         """Slice the tensors, in place."""
         for group in self.chosen:
             group.prune()
+        refresh_heads_(self.module)
 
 
 def apply(model: Model, context: StageContext) -> Model:
@@ -84,25 +87,31 @@ def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> Pruni
     """Group the layers, score their channels and choose which go. `module` is left as it is."""
     own = own_groups(module)
     if own:
-        return _plan_own(own, stage)
+        return _plan_own(module, own, stage)
     example = inputs.example(1)
     graph = _dependency_graph(module, example)
     found = list(graph.get_all_groups(ignored_layers=[classifier(module, example)], root_module_types=list(ROOTS)))
     importance = IMPORTANCES[stage.importance]()
-    scored = [(group, score) for group in found if (score := _score(importance, group)) is not None]
-    indices = SELECT_FNS[stage.scope]([score for _, score in scored], stage.ratio, stage.round_to)
+    heads = head_counts(module)
+    parts = [_parts(group, heads) for group in found]
+    scored = [
+        (group, score, count)
+        for group, count in zip(found, parts, strict=True)
+        if (score := _score(importance, group, count)) is not None
+    ]
+    indices = SELECT_FNS[stage.scope]([score for _, score, _ in scored], stage.ratio, stage.round_to)
     chosen = [
-        graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, _expand(group, removed))
-        for (group, _), removed in zip(scored, indices, strict=True)
+        graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, _expand(group, removed, count))
+        for (group, _, count), removed in zip(scored, indices, strict=True)
         if removed
     ]
-    return PruningPlan(tuple(chosen), len(found) - len(chosen))
+    return PruningPlan(module, tuple(chosen), len(found) - len(chosen))
 
 
-def _plan_own(groups: list[Group], stage: PruneConfig) -> PruningPlan:
+def _plan_own(module: nn.Module, groups: list[Group], stage: PruneConfig) -> PruningPlan:
     """Groups of the same width are ranked together: a unit and a whole attention head cannot be compared."""
     if stage.importance not in SCORES:
-        return PruningPlan((), len(groups))
+        return PruningPlan(module, (), len(groups))
     removed: dict[int, list[int]] = {}
     for width in {group.width for group in groups}:
         alike = [number for number, group in enumerate(groups) if group.width == width]
@@ -110,7 +119,7 @@ def _plan_own(groups: list[Group], stage: PruneConfig) -> PruningPlan:
         indices = SELECT_FNS[stage.scope](scores, stage.ratio, max(1, stage.round_to // width))
         removed.update(zip(alike, indices, strict=True))
     chosen = [Removal(group, removed[number]) for number, group in enumerate(groups) if removed[number]]
-    return PruningPlan(tuple(chosen), len(groups) - len(chosen))
+    return PruningPlan(module, tuple(chosen), len(groups) - len(chosen))
 
 
 def classifier(module: nn.Module, example: Tensor) -> nn.Module:
@@ -165,25 +174,31 @@ def _dependency_graph(module: nn.Module, example: Tensor) -> Any:
         return tp.DependencyGraph().build_dependency(module, example_inputs=example)
 
 
-def _score(importance: Callable[[Any], Tensor | None], group: Any) -> Tensor | None:
-    """Importance of each channel that can be chosen, [channels]; averaged over the groups of a grouped layer."""
+def _score(importance: Callable[[Any], Tensor | None], group: Any, parts: int) -> Tensor | None:
+    """Importance of each channel that can be chosen, [channels / parts]; averaged over the equal parts."""
     score = importance(group)
     if score is None:
         return None
     # scores are divided by their mean, which is 0 / 0 in a layer of zeros
-    return score.detach().nan_to_num(0.0).view(_channel_groups(group), -1).mean(0)
+    return score.detach().nan_to_num(0.0).view(parts, -1).mean(0)
 
 
-def _channel_groups(group: Any) -> int:
-    """Into how many equal parts grouped convolutions and norms divide these channels."""
+def _parts(group: Any, heads: dict[nn.Module, int]) -> int:
+    """Into how many equal parts grouped convolutions, norms and attention divide these channels."""
     layers = [dep.target.module for dep, _ in group]
     divided = [m.groups for m in layers if isinstance(m, nn.Conv2d) and 1 < m.groups < m.out_channels]
     divided += [m.num_groups for m in layers if isinstance(m, nn.GroupNorm)]
-    return max(divided, default=1)
+    return max([*divided, *(heads[layer] for layer in _outputs_of(group) if layer in heads)], default=1)
 
 
-def _expand(group: Any, indices: list[int]) -> list[int]:
-    parts = _channel_groups(group)
+def _outputs_of(group: Any) -> Iterator[nn.Module]:
+    """The layers that lose outputs."""
+    for dep, _ in group:
+        if dep.handler.__name__ == "prune_out_channels":
+            yield dep.target.module
+
+
+def _expand(group: Any, indices: list[int], parts: int) -> list[int]:
     size = len(group[0].idxs) // parts
     return [part * size + index for part in range(parts) for index in indices]
 
