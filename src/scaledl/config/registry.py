@@ -148,6 +148,32 @@ ACTIVATIONS = Registry(
         "identity": Entry("torch.nn:Identity", "None: layers stay linear.", "Baldi & Hornik 1989"),
     },
 )
+INITS = Registry(
+    "initialisation",
+    {
+        "default": Entry("scaledl.models.init:default_", "The family's own.", ""),
+        "kaiming_normal": Entry(
+            "scaledl.models.init:kaiming_normal_", "Normal; outputs keep the inputs' scale.", "He et al. 2015"
+        ),
+        "kaiming_uniform": Entry("scaledl.models.init:kaiming_uniform_", "The same, uniform.", "He et al. 2015"),
+        "xavier_normal": Entry(
+            "scaledl.models.init:xavier_normal_", "Normal, between the scale of outputs and gradients.", "Glorot & Bengio 2010"
+        ),
+        "xavier_uniform": Entry("scaledl.models.init:xavier_uniform_", "The same, uniform.", "Glorot & Bengio 2010"),
+        "orthogonal": Entry(
+            "scaledl.models.init:orthogonal_", "Rows or columns at right angles.", "Saxe, McClelland & Ganguli 2014"
+        ),
+        "lecun_normal": Entry(
+            "scaledl.models.init:lecun_normal_", "Normal, 1 / sqrt(inputs); goes with selu.", "LeCun et al. 1998, Efficient BackProp"
+        ),
+        "truncated_normal": Entry(
+            "scaledl.models.init:truncated_normal_", "Kaiming normal without what is beyond two standard deviations.", "Keras"
+        ),
+        "lsuv": Entry(
+            "scaledl.models.init:lsuv_init_", "Every layer's outputs scaled to unit variance on made-up inputs.", "Mishkin & Matas 2016"
+        ),
+    },
+)
 METHODS = Registry(
     "compression method",
     {
@@ -188,6 +214,7 @@ LISTED = {
     "models": Listed("model.family", FAMILIES),
     "tasks": Listed("task.name", TASKS),
     "activations": Listed("model.activation", ACTIVATIONS),
+    "initialisations": Listed("model.init", INITS),
     "methods": Listed("compress.stages[].method", METHODS),
     "formats": Listed("export.format", FORMATS),
 }

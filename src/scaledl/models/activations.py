@@ -6,12 +6,13 @@ from torch import nn
 
 from scaledl.config.registry import ACTIVATIONS
 
-# 1 / sqrt(E[f(x)^2]) for x ~ N(0, 1): the rule that gives ReLU its sqrt(2), for what torch has no gain of
+# 1 / sqrt(E[f(x)^2]) for x ~ N(0, 1): the rule that gives ReLU its sqrt(2), where torch has none
 _GAINS = {
     "elu": 1.2452,
     "gelu": 1.5335,
     "hardswish": 1.7367,
     "mish": 1.4868,
+    "selu": 1.0,  # torch's is 3/4, and self-normalising networks need this one (Klambauer et al. 2017)
     "silu": 1.6765,
     "swish": 1.6765,
     "softmax": 1.0,

@@ -44,7 +44,8 @@ class SelfAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, T, num_heads * head_dim] -> [B, num_heads, T, head_dim]."""
-        return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(2, (self.num_heads, self.head_dim))
+        return heads.transpose(1, 2)
 
 
 def head_counts(module: nn.Module) -> dict[nn.Module, int]:
