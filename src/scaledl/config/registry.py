@@ -102,6 +102,23 @@ FAMILIES = Registry(
     {
         "mlp": Entry("scaledl.models.mlp:build_mlp", "Multilayer perceptron, for any input.", "Rumelhart et al. 1986"),
         "resnet": Entry("scaledl.models.resnet:build_resnet", "Residual network, for images.", "He et al. 2016"),
+        "cnn": Entry(
+            "scaledl.models.cnn:build_cnn",
+            "Convolutions, pooling, dense layers, for images and series.",
+            "LeCun et al. 1998",
+        ),
+        "vit": Entry("scaledl.models.vit:build_vit", "Vision transformer, for images.", "Dosovitskiy et al. 2021"),
+        "unet": Entry("scaledl.models.unet:build_unet", "U-Net, from images to maps.", "Ronneberger et al. 2015"),
+        "autoencoder": Entry(
+            "scaledl.models.autoencoder:build_autoencoder",
+            "Squeezes an image, a series or a row into a few numbers and puts it together again.",
+            "Hinton & Salakhutdinov 2006",
+        ),
+        "vae": Entry(
+            "scaledl.models.vae:build_vae",
+            "Variational autoencoder: the numbers are a distribution.",
+            "Kingma & Welling 2014",
+        ),
         "rnn": Entry(
             "scaledl.models.recurrent:build_rnn", "Simple recurrent layers, for texts and series.", "Elman 1990"
         ),
@@ -135,7 +152,7 @@ ACTIVATIONS = Registry(
         "relu": Entry("torch.nn:ReLU", "max(0, x).", "Nair & Hinton 2010"),
         "leaky_relu": Entry("torch.nn:LeakyReLU", "x, or 0.01 x below zero.", "Maas, Hannun & Ng 2013"),
         "elu": Entry("torch.nn:ELU", "x, or exp(x) - 1 below zero.", "Clevert, Unterthiner & Hochreiter 2016"),
-        "prelu": Entry("torch.nn:PReLU", "x, or a learned share of it below zero.", "He et al. 2015"),
+        "prelu": Entry("scaledl.models.activations:PReLU", "x, or a learned share of it below zero.", "He et al. 2015"),
         "selu": Entry("torch.nn:SELU", "A scaled ELU that keeps mean 0 and variance 1.", "Klambauer et al. 2017"),
         "silu": Entry("torch.nn:SiLU", "x sigmoid(x).", "Elfwing, Uchibe & Doya 2018"),
         "swish": Entry("torch.nn:SiLU", "Another name of silu.", "Ramachandran, Zoph & Le 2017"),
@@ -157,20 +174,28 @@ INITS = Registry(
         ),
         "kaiming_uniform": Entry("scaledl.models.init:kaiming_uniform_", "The same, uniform.", "He et al. 2015"),
         "xavier_normal": Entry(
-            "scaledl.models.init:xavier_normal_", "Normal, between the scale of outputs and gradients.", "Glorot & Bengio 2010"
+            "scaledl.models.init:xavier_normal_",
+            "Normal, between the scale of outputs and gradients.",
+            "Glorot & Bengio 2010",
         ),
         "xavier_uniform": Entry("scaledl.models.init:xavier_uniform_", "The same, uniform.", "Glorot & Bengio 2010"),
         "orthogonal": Entry(
             "scaledl.models.init:orthogonal_", "Rows or columns at right angles.", "Saxe, McClelland & Ganguli 2014"
         ),
         "lecun_normal": Entry(
-            "scaledl.models.init:lecun_normal_", "Normal, 1 / sqrt(inputs); goes with selu.", "LeCun et al. 1998, Efficient BackProp"
+            "scaledl.models.init:lecun_normal_",
+            "Normal, 1 / sqrt(inputs); goes with selu.",
+            "LeCun et al. 1998, Efficient BackProp",
         ),
         "truncated_normal": Entry(
-            "scaledl.models.init:truncated_normal_", "Kaiming normal without what is beyond two standard deviations.", "Keras"
+            "scaledl.models.init:truncated_normal_",
+            "Kaiming normal without what is beyond two standard deviations.",
+            "Keras",
         ),
         "lsuv": Entry(
-            "scaledl.models.init:lsuv_init_", "Every layer's outputs scaled to unit variance on made-up inputs.", "Mishkin & Matas 2016"
+            "scaledl.models.init:lsuv_init_",
+            "Every layer's outputs scaled to unit variance on made-up inputs.",
+            "Mishkin & Matas 2016",
         ),
     },
 )

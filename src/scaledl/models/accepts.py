@@ -6,10 +6,16 @@ from scaledl.errors import UsageError
 from scaledl.runtime.signature import Form, Inputs, Kind, Outputs
 
 _VECTOR: tuple[Form, ...] = ("vector",)
+_INPUT: tuple[Form, ...] = ("input",)
 _OR_STEPS: tuple[Form, ...] = ("vector", "steps")
 ACCEPTS: dict[str, dict[Kind, tuple[Form, ...]]] = {
     "mlp": {"image": _VECTOR, "table": _VECTOR, "series": _VECTOR},
     "resnet": {"image": _VECTOR},
+    "cnn": {"image": _VECTOR, "series": _VECTOR},
+    "vit": {"image": ("vector", "pixels", "input")},
+    "unet": {"image": ("pixels", "input")},
+    "autoencoder": {"image": _INPUT, "table": _INPUT, "series": _INPUT},
+    "vae": {"image": _INPUT, "table": _INPUT, "series": _INPUT},
     "rnn": {"series": _OR_STEPS, "text": _OR_STEPS},
     "lstm": {"series": _OR_STEPS, "text": _OR_STEPS},
     "gru": {"series": _OR_STEPS, "text": _OR_STEPS},

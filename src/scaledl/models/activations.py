@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from scaledl.config.registry import ACTIVATIONS
+from scaledl.models.leaf import Leaf
 
 # 1 / sqrt(E[f(x)^2]) for x ~ N(0, 1): the rule that gives ReLU its sqrt(2), where torch has none
 _GAINS = {
@@ -19,6 +20,10 @@ _GAINS = {
     "identity": 1.0,
 }
 _PRELU_SLOPE = 0.25  # at the start of a training
+
+
+class PReLU(nn.PReLU, Leaf):
+    """torch's, which stays float in an int8 module: torch's int8 kernel for it gives wrong numbers (7 dB)."""
 
 
 def build_activation(name: str, dim: int = 1) -> nn.Module:

@@ -75,7 +75,7 @@ def truncated_normal_(module: nn.Module, gain: float, inputs: Inputs) -> None:
 
 
 def lsuv_init_(module: nn.Module, gain: float, inputs: Inputs) -> None:
-    """`lsuv_` on made-up inputs: a new model has seen no data, and ours is standardised, so that noise stands for it."""
+    """`lsuv_` on made-up inputs: a new model has no data. Data is standardised, so noise stands for it."""
     if not any(parameter.is_meta for parameter in module.parameters()):
         lsuv_(module, inputs.example(LSUV_BATCH))
 

@@ -10,25 +10,33 @@ from torch import Tensor, nn
 from scaledl.config.schema import MLPConfig
 from scaledl.models.accepts import check_accepts
 from scaledl.models.activations import activation_gain, build_activation
+from scaledl.models.columns import Columns
+from scaledl.models.dropout import check_no_channels, dropout_layers
+from scaledl.models.init import initialise_
 from scaledl.runtime.signature import Inputs, Outputs
 
 
 class MLP(nn.Module):
-    """Flatten -> (Linear -> activation) for every hidden layer -> Linear."""
+    """Flatten -> (Linear -> activation -> dropout) for every hidden layer -> Linear."""
 
-    def __init__(self, config: MLPConfig, in_features: int, num_outputs: int) -> None:
+    def __init__(self, config: MLPConfig, inputs: Inputs, num_outputs: int) -> None:
         super().__init__()
-        widths = [in_features, *config.hidden]
+        columns = Columns(inputs.size, inputs.categories, config.embedding) if inputs.categories else None
+        widths = [columns.width if columns else inputs.size, *config.hidden]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), build_activation(config.activation)]
+            layers += [nn.Linear(width_in, width_out), build_activation(config.activation), *dropout_layers(config)]
+        self.columns = columns
         self.hidden = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], num_outputs)
         self._init_weights(activation_gain(config.activation))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] -> logits [B, num_outputs]."""
-        logits: Tensor = self.head(self.hidden(torch.flatten(x, 1)))
+        x = torch.flatten(x, 1)
+        if self.columns is not None:
+            x = self.columns(x)
+        logits: Tensor = self.head(self.hidden(x))
         return logits
 
     def _init_weights(self, gain: float) -> None:
@@ -42,4 +50,5 @@ class MLP(nn.Module):
 def build_mlp(config: MLPConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
     """An MLP for inputs [B, ...]; an empty `hidden` is a linear model. Raises UsageError for texts."""
     check_accepts("mlp", inputs, outputs)
-    return MLP(config, inputs.size, outputs.count)
+    check_no_channels(config)
+    return initialise_(MLP(config, inputs, outputs.count), config, inputs)

@@ -25,6 +25,7 @@ from torch.ao import quantization as tq
 from torch.ao.quantization import quantize_fx
 
 from scaledl.errors import ScaledlError, UsageError
+from scaledl.models.int8_backend import backend_config, leaves, without_dropout_
 from scaledl.models.int8_rnn import int8_rnns_
 from scaledl.models.qconfigs import qconfig_mapping
 from scaledl.models.structure import Model, Structure
@@ -81,7 +82,7 @@ def convert(model: Model) -> nn.Module:
             "train or calibrate the model before it is converted"
         )
     with _engine(engine), _quietly():
-        return int8_rnns_(quantize_fx.convert_fx(prepared)).eval()
+        return int8_rnns_(quantize_fx.convert_fx(without_dropout_(prepared), backend_config=backend_config())).eval()
 
 
 def freeze_observers_(module: nn.Module) -> None:
@@ -130,7 +131,9 @@ def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -
     example = (inputs.example(1),)
     try:
         with _engine(engine), _quietly():
-            return quantize_fx.prepare_qat_fx(module.train(), mapping, example)
+            return quantize_fx.prepare_qat_fx(
+                module.train(), mapping, example, leaves(module), backend_config=backend_config()
+            )
     except (torch.fx.proxy.TraceError, NotImplementedError, TypeError) as error:
         raise UsageError(
             f"{type(module).__name__} cannot be quantized, because its forward cannot be traced: {error}. "

@@ -11,7 +11,6 @@ Torch-Pruning and TorchScript follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from scaledl.config.schema import ResNetConfig
 from scaledl.models.accepts import check_accepts
 from scaledl.models.activations import activation_gain, build_activation
+from scaledl.models.dropout import drop_path, dropout_layers, path_rates
+from scaledl.models.init import initialise_
 from scaledl.runtime.signature import Inputs, Outputs
-
-Activate = Callable[[], nn.Module]  # a fresh activation
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -34,24 +33,36 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
 
 
+def _activation(config: ResNetConfig) -> nn.Module:
+    """Between two convolutions of a block; where channels are dropped, it is there (Zagoruyko & Komodakis 2016)."""
+    activation = build_activation(config.activation)
+    dropout = dropout_layers(config, 2) if config.dropout_kind == "spatial" else []
+    return nn.Sequential(activation, *dropout) if dropout else activation
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions: [B, in_channels, H, W] -> [B, channels, ceil(H / stride), ceil(W / stride)]."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, activate: Activate = nn.ReLU) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, config: ResNetConfig, path_rate: float = 0.0
+    ) -> None:
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 3, stride)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = activate()
+        self.relu1 = _activation(config)
         self.conv2 = _conv(channels, channels, 3)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(in_channels, channels, stride)
-        self.relu2 = activate()
+        self.relu2 = build_activation(config.activation)
+        self.path = drop_path(path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
+        if self.path is not None:
+            out = self.path(out)
         result: Tensor = self.relu2(out + self.shortcut(x))
         return result
 
@@ -61,24 +72,29 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, activate: Activate = nn.ReLU) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, config: ResNetConfig, path_rate: float = 0.0
+    ) -> None:
         super().__init__()
         out_channels = channels * self.expansion
         self.conv1 = _conv(in_channels, channels, 1)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = activate()
+        self.relu1 = _activation(config)
         self.conv2 = _conv(channels, channels, 3, stride)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.relu2 = activate()
+        self.relu2 = _activation(config)
         self.conv3 = _conv(channels, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride)
-        self.relu3 = activate()
+        self.relu3 = build_activation(config.activation)
+        self.path = drop_path(path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
+        if self.path is not None:
+            out = self.path(out)
         result: Tensor = self.relu3(out + self.shortcut(x))
         return result
 
@@ -92,8 +108,8 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig, in_channels: int, num_outputs: int) -> None:
         super().__init__()
         block, counts, width, stem_fn = _style(config)
-        activate = partial(build_activation, config.activation)
-        self.stem = stem_fn(in_channels, width, activate)
+        self.stem = stem_fn(in_channels, width, build_activation(config.activation))
+        rates = iter(path_rates(config.drop_path, sum(counts)))
         self.stages = nn.Sequential()
         in_channels = width
         for number, count in enumerate(counts):
@@ -101,18 +117,22 @@ class ResNet(nn.Module):
             strides = [1 if number == 0 else 2] + [1] * (count - 1)
             stage = nn.Sequential()
             for stride in strides:
-                stage.append(block(in_channels, channels, stride, activate))
+                stage.append(block(in_channels, channels, stride, config, next(rates)))
                 in_channels = channels * block.expansion
             self.stages.append(stage)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        dropout = dropout_layers(config) if config.dropout_kind != "spatial" else []
+        self.dropout = dropout[0] if dropout else None
         self.head = nn.Linear(in_channels, num_outputs)
         _init_weights(self, activation_gain(config.activation))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> logits [B, num_outputs]."""
-        features = self.pool(self.stages(self.stem(x)))
         # The function, not nn.Flatten: FX quantization would leave int8 and come back for the module.
-        logits: Tensor = self.head(torch.flatten(features, 1))
+        features = torch.flatten(self.pool(self.stages(self.stem(x))), 1)
+        if self.dropout is not None:
+            features = self.dropout(features)
+        logits: Tensor = self.head(features)
         return logits
 
 
@@ -133,13 +153,13 @@ def zero_init_residual_(model: nn.Module) -> None:
             nn.init.zeros_(module.bn3.weight)
 
 
-def _cifar_stem(in_channels: int, width: int, activate: Activate) -> nn.Module:
-    return nn.Sequential(_conv(in_channels, width, 3), nn.BatchNorm2d(width), activate())
+def _cifar_stem(in_channels: int, width: int, activation: nn.Module) -> nn.Module:
+    return nn.Sequential(_conv(in_channels, width, 3), nn.BatchNorm2d(width), activation)
 
 
-def _imagenet_stem(in_channels: int, width: int, activate: Activate) -> nn.Module:
+def _imagenet_stem(in_channels: int, width: int, activation: nn.Module) -> nn.Module:
     pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-    return nn.Sequential(_conv(in_channels, width, 7, stride=2), nn.BatchNorm2d(width), activate(), pool)
+    return nn.Sequential(_conv(in_channels, width, 7, stride=2), nn.BatchNorm2d(width), activation, pool)
 
 
 IMAGENET_STYLE: dict[int, tuple[Block, Sequence[int]]] = {
@@ -149,7 +169,7 @@ IMAGENET_STYLE: dict[int, tuple[Block, Sequence[int]]] = {
 }
 
 
-def _style(config: ResNetConfig) -> tuple[Block, Sequence[int], int, Callable[[int, int, Activate], nn.Module]]:
+def _style(config: ResNetConfig) -> tuple[Block, Sequence[int], int, Callable[[int, int, nn.Module], nn.Module]]:
     """Kind of block, blocks of each stage, channels of the first one, and the stem."""
     if config.depth in IMAGENET_STYLE:
         block, counts = IMAGENET_STYLE[config.depth]
@@ -163,4 +183,4 @@ def build_resnet(config: ResNetConfig, inputs: Inputs, outputs: Outputs) -> nn.M
     Raises UsageError for inputs that are no images.
     """
     check_accepts("resnet", inputs, outputs)
-    return ResNet(config, inputs.shape[0], outputs.count)
+    return initialise_(ResNet(config, inputs.shape[0], outputs.count), config, inputs)

@@ -76,4 +76,3 @@ def build_front(inputs: Inputs, embedding: int) -> tuple[nn.Module, int]:
     if inputs.kind == "text":
         return TextFront(inputs.vocabulary, embedding), embedding
     return SeriesFront(), inputs.shape[0]
-

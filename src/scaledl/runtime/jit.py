@@ -29,6 +29,18 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def script(module: nn.Module) -> torch.jit.ScriptModule:
+    """Compile `module` as it is, from its source.
+
+    Raises:
+        SCRIPT_ERRORS: the module cannot be compiled.
+    """
+    _forget_dead_builtins(module)
+    with _quiet():
+        scripted: torch.jit.ScriptModule = torch.jit.script(module)
+    return scripted
+
+
 def script_and_freeze(module: nn.Module) -> torch.jit.ScriptModule:
     """Compile `module` (in eval mode), turn its weights into constants and fold BatchNorm into the convolutions.
 
@@ -39,8 +51,9 @@ def script_and_freeze(module: nn.Module) -> torch.jit.ScriptModule:
     """
     if isinstance(module, fx.GraphModule):
         _drop_annotations_(module)
+    scripted = script(module)
     with _quiet():
-        frozen: torch.jit.ScriptModule = torch.jit.freeze(torch.jit.script(module))
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(scripted)
     return frozen
 
 
@@ -57,6 +70,17 @@ def load_bytes(data: bytes) -> torch.jit.ScriptModule:
     with _quiet():
         module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(data), map_location="cpu")
     return module
+
+
+def _forget_dead_builtins(module: nn.Module) -> None:
+    """torch knows its functions by `id`, also those that are gone: an attribute in their place in memory is then taken
+    for one of them, and the module does not compile ("builtin cannot be used as a value"), once in some hundred times.
+    """
+    known = torch.jit._builtins._get_builtin_table()
+    for part in module.modules():
+        for value in vars(part).values():
+            if not callable(value):
+                known.pop(id(value), None)
 
 
 def _drop_annotations_(module: fx.GraphModule) -> None:

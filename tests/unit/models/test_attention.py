@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from scaledl.compress.prune import plan_pruning
 from scaledl.config.schema import PruneConfig
 from scaledl.models.attention import SelfAttention
+from scaledl.runtime.jit import script
 from scaledl.runtime.signature import Inputs
 
 pytestmark = pytest.mark.unit
@@ -30,12 +29,6 @@ def torchs_own(ours: SelfAttention) -> nn.MultiheadAttention:
         theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
         theirs.out_proj.load_state_dict(ours.out.state_dict())
     return theirs
-
-
-def script(model: nn.Module) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, and still what is exported to
-        return torch.jit.script(model)
 
 
 @pytest.mark.parametrize("num_heads", [1, 4])

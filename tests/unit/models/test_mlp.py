@@ -1,20 +1,13 @@
-import warnings
-
 import pytest
 import torch
 from torch import nn
 
 from scaledl.config.schema import MLPConfig
 from scaledl.models.mlp import build_mlp
+from scaledl.runtime.jit import script
 from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
-
-
-def script(model: nn.Module) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, and still what is exported to
-        return torch.jit.script(model)
 
 
 def build(hidden: list[int], in_shape: tuple[int, int, int] = (1, 8, 8), num_classes: int = 10) -> nn.Module:

@@ -1,5 +1,3 @@
-import warnings
-
 import pytest
 import torch
 import torchvision
@@ -7,15 +5,10 @@ from torch import nn
 
 from scaledl.config.schema import ResNetConfig
 from scaledl.models.resnet import BasicBlock, Bottleneck, build_resnet, zero_init_residual_
+from scaledl.runtime.jit import script
 from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
-
-
-def script(model: nn.Module) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, and still what is exported to
-        return torch.jit.script(model)
 
 
 def build(

@@ -29,6 +29,13 @@ def test_round_trip_without_a_warning_and_without_a_filter_left_behind() -> None
     assert "batch_norm" not in str(loaded.inlined_graph)  # folded into the convolution
 
 
+def test_an_attribute_in_the_place_of_a_function_that_is_gone_is_no_function() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3)).eval()
+    torch.jit._builtins._register_builtin(module[0]._reversed_padding_repeated_twice, "aten::gone")
+    x = torch.randn(2, 1, 5, 5)
+    assert torch.equal(jit.script(module)(x), module(x))
+
+
 def test_engine_is_set_inside_the_block_only() -> None:
     before = torch.backends.quantized.engine
     inside = []

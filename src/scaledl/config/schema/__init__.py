@@ -49,6 +49,7 @@ from .sequence import GRUConfig, LSTMConfig, RecurrentConfig, RNNConfig
 from .task import TaskConfig
 from .trainer import DeepSpeedConfig, TrainerConfig
 from .tune import TuneConfig
+from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
 
 __all__ = [
     "DEFAULT_FAMILY",
@@ -58,6 +59,8 @@ __all__ = [
     "AreaShare",
     "AugmentConfig",
     "Auto",
+    "AutoencoderConfig",
+    "CNNConfig",
     "ColumnName",
     "CompressConfig",
     "Config",
@@ -100,6 +103,9 @@ __all__ = [
     "TaskConfig",
     "TrainerConfig",
     "TuneConfig",
+    "UNetConfig",
+    "VAEConfig",
+    "ViTConfig",
     "conflicts",
     "list_names",
     "names_or_folder",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,21 +10,23 @@ from ..registry import ACTIVATIONS, INITS
 from .base import Fraction, Section, list_names, registered
 
 DropoutKind = Literal["standard", "spatial", "alpha"]
+ActivationName = Annotated[str, registered(ACTIVATIONS)]
+Channels = Annotated[int, Field(ge=1, le=65536)]
+
+
+def activation_field(default: str) -> Any:
+    """The key `activation` of a family."""
+    return Field(default=default, description="Between the layers.", json_schema_extra=list_names(ACTIVATIONS))
 
 
 class FamilySection(Section):
     family: str = Field(description="Kind of model.")
-    activation: Annotated[str, registered(ACTIVATIONS)] = Field(
-        default="relu", description="Between the layers.", json_schema_extra=list_names(ACTIVATIONS)
-    )
-    dropout: Fraction = Field(
-        default=0.0,
-        description="Share of the values of hidden layers set to zero in training (Srivastava et al. 2014).",
-    )
+    activation: ActivationName = activation_field("relu")
+    dropout: Fraction = Field(default=0.0, description="Share of the values of hidden layers set to zero in training.")
     dropout_kind: DropoutKind = Field(
         default="standard",
-        description="What is dropped: single values before dense layers (standard; alpha keeps mean and variance, as "
-        "selu needs), or whole channels after convolutions (spatial).",
+        description="What is dropped: single values (standard; alpha keeps mean and variance, as selu needs), or whole "
+        "channels of maps (spatial).",
     )
     init: Annotated[str, registered(INITS)] = Field(
         default="default", description="Initial weights.", json_schema_extra=list_names(INITS)

@@ -6,16 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .family import FamilySection
+from .base import Fraction
+from .family import Channels, FamilySection
 from .sequence import GRUConfig, LSTMConfig, RNNConfig
+from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
 
 DEFAULT_FAMILY = "resnet"
 
 
 class MLPConfig(FamilySection):
     family: Literal["mlp"] = Field(description="Kind of model.")
-    hidden: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
-        default=[128], max_length=64, description="Units of each hidden layer."
+    hidden: list[Channels] = Field(default=[128], max_length=64, description="Units of each hidden layer.")
+    embedding: int | None = Field(
+        default=None,
+        ge=1,
+        le=65536,
+        description="Numbers that a category becomes; default (n + 1) // 2 of n categories, at most 50.",
     )
 
 
@@ -30,6 +36,21 @@ class ResNetConfig(FamilySection):
         le=1024,
         description="Channels of the first stage; default 16 (CIFAR style) or 64 (ImageNet).",
     )
+    drop_path: Fraction = Field(
+        default=0.0, description="Share of samples that skip the last block; less in those before, 0 in the first."
+    )
 
 
-ModelConfig = Annotated[MLPConfig | ResNetConfig | RNNConfig | LSTMConfig | GRUConfig, Field(discriminator="family")]
+ModelConfig = Annotated[
+    MLPConfig
+    | ResNetConfig
+    | CNNConfig
+    | ViTConfig
+    | UNetConfig
+    | AutoencoderConfig
+    | VAEConfig
+    | RNNConfig
+    | LSTMConfig
+    | GRUConfig,
+    Field(discriminator="family"),
+]

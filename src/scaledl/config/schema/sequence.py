@@ -22,7 +22,10 @@ class RecurrentConfig(FamilySection):
         default="last", description="From all steps to one vector: the state after the last, or over all of them."
     )
     dense: int | None = Field(
-        default=None, ge=1, le=65536, description="Units of a dense layer with `activation` before the head; null: none."
+        default=None,
+        ge=1,
+        le=65536,
+        description="Units of a dense layer with `activation` before the head; null: none.",
     )
 
 

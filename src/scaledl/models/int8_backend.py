@@ -1,0 +1,41 @@
+"""What FX quantization is told about our layers, beside which of them become int8 (`qconfigs.py`)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import fx, nn
+from torch.ao.quantization import backend_config as bc
+from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
+
+from scaledl.models.dropout import DropPath
+from scaledl.models.leaf import Leaf
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, DropPath)
+
+
+def leaves(module: nn.Module) -> PrepareCustomConfig:
+    """Every kind of `Leaf` in `module` stays whole."""
+    kinds = {type(layer) for layer in module.modules() if isinstance(layer, Leaf)}
+    return PrepareCustomConfig().set_non_traceable_module_classes(sorted(kinds, key=lambda kind: kind.__name__))
+
+
+@cache
+def backend_config() -> bc.BackendConfig:
+    """torch's own, and dropout of every kind has the range of its inputs: it is gone from an int8 module."""
+    config = bc.get_native_backend_config()
+    int8 = bc.DTypeConfig(input_dtype=torch.quint8, output_dtype=torch.quint8)
+    for kind in DROPOUTS:
+        pattern = bc.BackendPatternConfig(kind).add_dtype_config(int8)
+        shared = bc.ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT
+        config.set_backend_pattern_config(pattern.set_observation_type(shared))
+    return config
+
+
+def without_dropout_(prepared: fx.GraphModule) -> fx.GraphModule:
+    """Replace dropout by nothing: int8 values would leave int8 for it and come back."""
+    for name, layer in list(prepared.named_modules()):
+        if isinstance(layer, DROPOUTS):
+            prepared.set_submodule(name, nn.Identity())
+    return prepared
