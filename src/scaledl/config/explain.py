@@ -171,7 +171,15 @@ def _of_other_variant(pattern: str, last: str, variant: str) -> str:
     owners = [info.variant for info in config_keys() if info.key == f"{pattern}.{last}"]
     if not owners:
         return ""
-    return f"it is a key of {' and '.join(owners)}, and this section is of {variant}"
+    return f"it is a key of {_listed(owners)}, and this section is of {variant}"
+
+
+def _listed(names: list[str]) -> str:
+    """
+    >>> _listed(["cnn", "mlp", "vae"])
+    'cnn, mlp and vae'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _meant(tree: Node, path: Path, siblings: list[str], at: Path) -> str:

@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from scaledl.config.registry import CHANGES, FAMILIES
@@ -53,6 +53,8 @@ class Structure:
     inputs: Inputs
     outputs: Outputs
     history: tuple[dict[str, Any], ...] = ()
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def then(self, change: dict[str, Any]) -> Structure:
         """This structure after one more change."""

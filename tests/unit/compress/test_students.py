@@ -73,7 +73,7 @@ REFUSED = {
     "other classes": ({"depth": 8, "num_classes": 7}, r"student\.num_classes: got 7; allowed: 10"),
     "wrong value": ({"depth": 9}, r"student\.depth: got 9"),
     "unknown key": ({"deepness": 8}, r"student\.deepness: got 8"),
-    "unknown family": ({"family": "cnn"}, r"student: got .*'cnn'"),
+    "unknown family": ({"family": "cnnn"}, r"student: got .*'cnnn'"),
     "key of another family": ({"hidden": [4]}, r"student\.hidden: got \[4\]"),
 }
 

@@ -131,7 +131,7 @@ STAGES = [
     (
         "{method: distill, student: {hidden: [1]}}",
         "compress.stages.0.student.hidden",
-        "a key of mlp, and this section is of resnet",
+        ", and this section is of resnet",
     ),
     (
         "{method: distill, student: {family: mpl}}",
@@ -158,10 +158,10 @@ def test_student_is_of_the_runs_family_unless_it_names_its_own() -> None:
 
 def test_key_of_the_other_family_is_said() -> None:
     problems = problems_of("model:\n  hidden: [3]\n")
-    assert problems == [
-        "model.hidden (x.yaml:2): unknown key; it is a key of mlp, and this section is of resnet; "
-        f"allowed: {', '.join(ResNetConfig.model_fields)}"
-    ]
+    [problem] = problems
+    assert problem.startswith("model.hidden (x.yaml:2): unknown key; it is a key of ")
+    assert "mlp" in problem.partition(", and this section is of resnet; ")[0]
+    assert problem.endswith(f"allowed: {', '.join(ResNetConfig.model_fields)}")
 
 
 def test_order_that_cannot_work() -> None:

@@ -231,7 +231,7 @@ BAD = [
     (
         "model.hidden",
         "[[1], [2]]",
-        "unknown key; it is a key of mlp, and this section is of resnet; search it there only",
+        ", and this section is of resnet; search it there only",
     ),
     ("prune.ratio", "{uniform: [0.1, 0.5]}", "no stage of compress.stages is a prune"),
     ("compress.stages.3.ratio", "{uniform: [0.1, 0.5]}", "got entry '3'; compress.stages has 0 entries"),

@@ -40,7 +40,7 @@ def make(config: Any = RESNET, in_shape: tuple[int, ...] = IN_SHAPE) -> Model:
 
 
 def outputs(model: Model) -> torch.Tensor:
-    x = torch.randn(5, *model.structure.in_shape, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(5, *model.structure.inputs.shape, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         return model.module(x)
 
@@ -165,9 +165,11 @@ STRUCTURE_CASES = {
     "change without op": ({"history": [{}]}, "unknown structure change"),
     "history is no list": ({"history": "x"}, "history"),
     "half a change": ({"history": [{"op": "resize"}]}, "cannot be built"),
-    "other input": ({"in_shape": [3, 8, 8]}, "stem.0.weight"),
-    "no input": ({"in_shape": []}, "has the shape \\[\\]; allowed: images"),
-    "other classes": ({"num_classes": 11}, "head.weight"),
+    "other input": ({"inputs": {"kind": "image", "shape": [3, 8, 8]}}, "stem.0.weight"),
+    "no input": ({"inputs": {"kind": "image", "shape": []}}, r"image inputs cannot have the shape \[\]"),
+    "inputs of another kind": ({"inputs": {"kind": "table", "shape": [8]}}, r"has the shape \[8\]; allowed: images"),
+    "other classes": ({"outputs": {"count": 11}}, "head.weight"),
+    "a field too many": ({"in_shape": [1, 8, 8]}, "in_shape"),
     "far too large": ({"config": {"family": "resnet", "depth": 50, "width": 1024}, "history": []}, "bytes of tensors"),
     "history forgotten": ({"history": []}, "bytes of tensors"),
 }
@@ -264,8 +266,8 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
 def test_an_import_path_loads_when_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_models.py").write_text(
         "from torch import nn\n"
-        "def build(config, in_shape, num_classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(config['width'], num_classes))\n"
+        "def build(config, inputs, outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(config['width'], outputs.count))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     structure = Structure("their_models:build", {"width": 64}, Inputs.of(IN_SHAPE), Outputs(10))
