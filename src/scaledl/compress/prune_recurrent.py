@@ -18,6 +18,7 @@ def recurrent_groups(module: nn.Module) -> Iterator[Group]:
     readers: list[nn.Module] = [module.head]
     if len(module.dense):
         dense = module.dense[0]
+        assert isinstance(dense, nn.Linear), type(dense)
         units = one_each(dense.out_features)
         cuts = (Cut(dense, "weight", 0, units), Cut(dense, "bias", 0, units), *_read(readers, dense.out_features))
         yield Group(cuts, (Size(dense, "out_features"), *_input_sizes(readers)))

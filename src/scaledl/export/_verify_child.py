@@ -30,6 +30,8 @@ INT8_PREFIXES = (
     "quantized::cat",
     "aten::quantized_lstm",
     "aten::quantized_gru",
+    "quantized::quantized_rnn",
+    "quantized::embedding",
 )
 FLOAT_KERNELS = frozenset(
     {
@@ -46,12 +48,15 @@ FLOAT_KERNELS = frozenset(
         "aten::mm",
         "aten::lstm",
         "aten::gru",
+        "aten::rnn_tanh",
+        "aten::rnn_relu",
         "mkldnn::_convolution_pointwise",
         "mkldnn::_linear_pointwise",
         "prepacked::conv2d_clamp_run",
         "prepacked::linear_clamp_run",
     }
 )
+PRODUCTS = frozenset({"aten::scaled_dot_product_attention", "aten::bmm", "aten::baddbmm"})
 CHUNK = 256
 WARM_UP_SECONDS = 0.05
 Manifest = dict[str, Any]
@@ -116,19 +121,21 @@ def run_cases(module: torch.jit.ScriptModule, cases: Tensor, batch_sizes: list[i
 
 
 def count_kernels(module: torch.jit.ScriptModule, x: Tensor) -> dict[str, dict[str, int]]:
-    """Kernels that one forward pass executed: int8, and float convolutions and linear layers (outermost calls)."""
+    """Kernels that one forward pass executed: int8, float layers with weights, and products of activations, as in
+    attention, which are float in every file; of the latter two outermost calls."""
     for _ in range(3):  # the executor specialises the graph in its first runs
         module(x)
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         module(x)
     int8: Counter[str] = Counter()
     float32: Counter[str] = Counter()
+    products: Counter[str] = Counter()
     for event in trace.events():
         if event.name.startswith(INT8_PREFIXES):
             int8[event.name] += 1
-        elif event.name in FLOAT_KERNELS and not inside(event, FLOAT_KERNELS):
-            float32[event.name] += 1
-    return {"int8": dict(int8), "float": dict(float32)}
+        elif event.name in FLOAT_KERNELS | PRODUCTS and not inside(event, FLOAT_KERNELS | PRODUCTS):
+            (float32 if event.name in FLOAT_KERNELS else products)[event.name] += 1
+    return {"int8": dict(int8), "float": dict(float32), "products": dict(products)}
 
 
 def inside(event: Any, names: frozenset[str]) -> bool:
