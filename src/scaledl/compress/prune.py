@@ -14,6 +14,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from scaledl.compress.groups import SCORES, Group, Removal
+from scaledl.compress.prune_attention import attention_groups
 from scaledl.compress.prune_recurrent import recurrent_groups
 from scaledl.compress.ranking import select_global, select_uniform
 from scaledl.compress.stage import StageContext, finetune, finetune_config, start_model
@@ -153,7 +154,7 @@ def accumulate_gradients_(module: nn.Module, batches: Iterator[Batch]) -> None:
 
 def own_groups(module: nn.Module) -> list[Group]:
     """The groups of a model that we know ourselves; empty for one that is left to Torch-Pruning."""
-    return list(recurrent_groups(module))
+    return [*recurrent_groups(module), *attention_groups(module)]
 
 
 IMPORTANCES: dict[str, Callable[[], Callable[[Any], Tensor | None]]] = {

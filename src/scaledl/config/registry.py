@@ -132,6 +132,12 @@ FAMILIES = Registry(
             "Gated recurrent units, for texts and series.",
             "Cho et al. 2014",
         ),
+        "transformer": Entry(
+            "scaledl.models.transformer:build_transformer",
+            "Transformer encoder, for texts and series.",
+            "Vaswani et al. 2017",
+        ),
+        "gpt": Entry("scaledl.models.gpt:build_gpt", "Causal language model, which writes on.", "Radford et al. 2019"),
     },
 )
 TASKS = Registry(

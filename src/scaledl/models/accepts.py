@@ -19,6 +19,8 @@ ACCEPTS: dict[str, dict[Kind, tuple[Form, ...]]] = {
     "rnn": {"series": _OR_STEPS, "text": _OR_STEPS},
     "lstm": {"series": _OR_STEPS, "text": _OR_STEPS},
     "gru": {"series": _OR_STEPS, "text": _OR_STEPS},
+    "transformer": {"series": _OR_STEPS, "text": _OR_STEPS},
+    "gpt": {"text": ("steps",)},
 }
 KIND_WORDS: dict[Kind, str] = {
     "image": "images, [channels, height, width]",

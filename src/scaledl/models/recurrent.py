@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from scaledl.config.schema import GRUConfig, LSTMConfig, RecurrentConfig, RNNConfig
 from scaledl.models.accepts import check_accepts
 from scaledl.models.activations import build_activation
+from scaledl.models.init import initialise_
 from scaledl.models.steps import Pool, build_front, numbered, rearranged
 from scaledl.runtime.signature import Inputs, Outputs
 
@@ -127,4 +128,4 @@ def build_gru(config: GRUConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
 
 def _build(config: RecurrentConfig, make_fn: MakeFn, inputs: Inputs, outputs: Outputs) -> nn.Module:
     check_accepts(config.family, inputs, outputs)
-    return Recurrent(config, make_fn, inputs, outputs)
+    return initialise_(Recurrent(config, make_fn, inputs, outputs), config, inputs)

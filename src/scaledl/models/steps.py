@@ -34,7 +34,7 @@ class Pool(nn.Module):
     """From the steps of a sample to one vector, padding left out: [B, T, F] and lengths [B, 1] -> [B, F].
 
     `last` takes the state that each direction ends with: the first `ahead` features of the last step, and the others,
-    which were read backwards, of the first step. `first` takes the first step, `none` gives all steps as they are.
+    which were read backwards, of the first step. `cls` takes the first step, `none` gives all steps as they are.
     """
 
     def __init__(self, kind: str, ahead: int = 0) -> None:
@@ -45,7 +45,7 @@ class Pool(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.kind == "none":
             return x
-        if self.kind == "first":
+        if self.kind == "cls":
             return x[:, 0]
         if self.kind == "last":
             last = rearranged(x, lengths - 1).squeeze(1)
@@ -57,8 +57,8 @@ class Pool(nn.Module):
 
 
 def numbered(steps: Tensor) -> Tensor:
-    """1, 2, … for the steps of every row, int64 [B, T]; without a size that a trace would have to know."""
-    return torch.ones_like(steps, dtype=torch.int64).cumsum(1)
+    """1, 2, … for the steps of every row, int64 [..., T]; without a size that a trace would have to know."""
+    return torch.ones_like(steps, dtype=torch.int64).cumsum(-1)
 
 
 def text_lengths(ids: Tensor) -> Tensor:

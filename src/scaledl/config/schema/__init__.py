@@ -45,7 +45,15 @@ from .model import DEFAULT_FAMILY, MLPConfig, ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig
 from .root import Config, Conflict, conflicts
 from .run import RunConfig
-from .sequence import GRUConfig, LSTMConfig, RecurrentConfig, RNNConfig
+from .sequence import (
+    GPTConfig,
+    GRUConfig,
+    LSTMConfig,
+    RecurrentConfig,
+    RNNConfig,
+    TransformerConfig,
+    TransformerSection,
+)
 from .task import TaskConfig
 from .trainer import DeepSpeedConfig, TrainerConfig
 from .tune import TuneConfig
@@ -74,6 +82,7 @@ __all__ = [
     "FamilySection",
     "FinetuneSettings",
     "Fraction",
+    "GPTConfig",
     "GRUConfig",
     "JitterAmount",
     "LSTMConfig",
@@ -102,6 +111,8 @@ __all__ = [
     "StreamConfig",
     "TaskConfig",
     "TrainerConfig",
+    "TransformerConfig",
+    "TransformerSection",
     "TuneConfig",
     "UNetConfig",
     "VAEConfig",

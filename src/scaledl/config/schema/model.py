@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .base import Fraction
 from .family import Channels, FamilySection
-from .sequence import GRUConfig, LSTMConfig, RNNConfig
+from .sequence import GPTConfig, GRUConfig, LSTMConfig, RNNConfig, TransformerConfig
 from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
 
 DEFAULT_FAMILY = "resnet"
@@ -51,6 +51,8 @@ ModelConfig = Annotated[
     | VAEConfig
     | RNNConfig
     | LSTMConfig
-    | GRUConfig,
+    | GRUConfig
+    | TransformerConfig
+    | GPTConfig,
     Field(discriminator="family"),
 ]

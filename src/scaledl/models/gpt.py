@@ -1,0 +1,67 @@
+"""Causal language model in the manner of GPT-2 (Radford et al. 2019)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from scaledl.config.schema import GPTConfig
+from scaledl.errors import UsageError
+from scaledl.models.accepts import check_accepts
+from scaledl.models.blocks import Block, Positions, check_heads
+from scaledl.models.init import initialise_
+from scaledl.runtime.signature import Inputs, Outputs
+
+
+class GPT(nn.Module):
+    """Embedding -> learned positions -> blocks in which a step sees itself and those before it -> LayerNorm -> head,
+    which has the embeddings as its weights where they are tied (Press and Wolf 2017).
+
+    Padding comes last in a text, so no token sees it. `context` is how many tokens a text may have.
+    """
+
+    def __init__(self, config: GPTConfig, inputs: Inputs, outputs: Outputs) -> None:
+        super().__init__()
+        self.context = inputs.shape[0]
+        self.embed = nn.Embedding(inputs.vocabulary, config.width)
+        self.positions = Positions("learned", self.context, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, causal=True) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, outputs.count, bias=False)
+        _init_weights(self)
+        if config.tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids int64 [B, T], T at most `context` -> logits of what comes after each token, [B, V, T]."""
+        x = self.dropout(self.positions(self.embed(ids)))
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(self.norm(x))
+        return logits.transpose(1, 2)
+
+
+def _init_weights(model: GPT) -> None:
+    """Normal, std 0.02, less for what is added to the residual stream, of which there are two a block; biases 0."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            is_added = name.endswith(("attention.out", "feed.2"))
+            nn.init.normal_(layer.weight, std=0.02 / (2 * len(model.blocks)) ** 0.5 if is_added else 0.02)
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def build_gpt(config: GPTConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    """A decoder for texts [B, T], T at most what the inputs have.
+
+    Raises UsageError for other inputs, for heads that do not divide the width, and for tied embeddings where the
+    outputs are not the vocabulary.
+    """
+    check_accepts("gpt", inputs, outputs)
+    check_heads(config)
+    if config.tied and outputs.count != inputs.vocabulary:
+        raise UsageError(
+            f"model.tied: got true, and the task wants {outputs.count} outputs of each token where the vocabulary has "
+            f"{inputs.vocabulary}; allowed: false, or a task that predicts tokens"
+        )
+    return initialise_(GPT(config, inputs, outputs), config, inputs)
