@@ -27,7 +27,7 @@ from scaledl.models.structure import Model, resize_change
 from scaledl.runtime.signature import Inputs
 
 TAYLOR_BATCHES = 8
-ROOTS = (nn.Conv2d, nn.Linear)
+ROOTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 SELECT_FNS = {"uniform": select_uniform, "global": select_global}
 
 
@@ -91,7 +91,8 @@ def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> Pruni
         return _plan_own(module, own, stage)
     example = inputs.example(1)
     graph = _dependency_graph(module, example)
-    found = list(graph.get_all_groups(ignored_layers=[classifier(module, example)], root_module_types=list(ROOTS)))
+    kept = [classifier(module, example), *(module.get_submodule(name) for name in getattr(module, "keeps_outputs", ()))]
+    found = list(graph.get_all_groups(ignored_layers=kept, root_module_types=list(ROOTS)))
     importance = IMPORTANCES[stage.importance]()
     heads = head_counts(module)
     parts = [_parts(group, heads) for group in found]

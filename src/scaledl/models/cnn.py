@@ -53,11 +53,9 @@ def _pooling(kind: str, size: Sequence[int]) -> tuple[list[nn.Module], Sequence[
 
 def _dense(config: CNNConfig, width: int) -> tuple[nn.Sequential, int]:
     """Dense layers with dropout before each of them and before the head, and how wide the last one is."""
-    dropout = dropout_layers(config) if config.dropout_kind != "spatial" else []
-    layers: list[nn.Module] = [*dropout]
+    layers = dropout_layers(config)
     for units in config.hidden:
-        layers += [nn.Linear(width, units), build_activation(config.activation)]
-        layers += dropout_layers(config) if dropout else []
+        layers += [nn.Linear(width, units), build_activation(config.activation), *dropout_layers(config)]
         width = units
     return nn.Sequential(*layers), width
 

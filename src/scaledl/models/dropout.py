@@ -13,14 +13,13 @@ from scaledl.models.leaf import Leaf
 def dropout_layers(config: FamilySection, dims: int = 0) -> list[nn.Module]:
     """The dropout that `config` asks for, or nothing. `dims`: 0 for rows, 1 for series, 2 for images.
 
-    standard: Srivastava et al. 2014; spatial, whole channels: Tompson et al. 2015; alpha: Klambauer et al. 2017.
+    standard: Srivastava et al. 2014; alpha: Klambauer et al. 2017; spatial, whole channels, which rows have none of:
+    Tompson et al. 2015.
     """
-    if not config.dropout:
+    if not config.dropout or (config.dropout_kind == "spatial" and not dims):
         return []
-    if config.dropout_kind == "alpha":
-        return [nn.AlphaDropout(config.dropout)]
-    kind = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d}[dims] if config.dropout_kind == "spatial" else nn.Dropout
-    return [kind(config.dropout)]
+    kinds = {"standard": nn.Dropout, "alpha": nn.AlphaDropout, "spatial": nn.Dropout2d if dims == 2 else nn.Dropout1d}
+    return [kinds[config.dropout_kind](config.dropout)]
 
 
 def check_no_channels(config: FamilySection) -> None:

@@ -2,7 +2,7 @@
 
 They set the weights of convolutions and linear layers, and zero their biases; norms, embeddings and positions keep
 what their family gives them. `gain` makes up for the activation that follows (`activation_gain`); layers that none
-follows, the head and those of attention, have a gain of one.
+follows, those of attention among them, have a gain of one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scaledl.models.attention import SelfAttention
 from scaledl.runtime.signature import Inputs
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-HEAD = "head"
+PLAIN = ("head", "latent")  # layers that no activation follows
 LSUV_BATCH = 64
 LSUV_TOLERANCE = 0.1
 LSUV_TRIALS = 10
@@ -134,7 +134,7 @@ def _each(module: nn.Module, gain: float, fill_: Callable[[Any, float], object])
     plain = {part for layer in module.modules() if isinstance(layer, SelfAttention) for part in layer.children()}
     for name, layer in module.named_modules():
         if isinstance(layer, LAYERS):
-            is_plain = layer in plain or name.rpartition(".")[2] == HEAD
+            is_plain = layer in plain or name.rpartition(".")[2] in PLAIN
             fill_(layer, 1.0 if is_plain else gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

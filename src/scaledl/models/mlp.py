@@ -33,10 +33,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] -> logits [B, num_outputs]."""
-        x = torch.flatten(x, 1)
-        if self.columns is not None:
-            x = self.columns(x)
-        logits: Tensor = self.head(self.hidden(x))
+        features = torch.flatten(x, 1) if self.columns is None else self.columns(x)
+        logits: Tensor = self.head(self.hidden(features))
         return logits
 
     def _init_weights(self, gain: float) -> None:

@@ -10,6 +10,7 @@ from scaledl.errors import UsageError
 
 REDUCE_RANGE: dict[str, bool] = {"x86": True, "onednn": False}  # x86: 0..127, else int16 sums saturate without VNNI
 STATIC: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WRONG_IN_INT8: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 DYNAMIC: tuple[type[nn.Module], ...] = (nn.LSTM, nn.GRU)
 
 
@@ -40,7 +41,8 @@ def qconfig_mapping(module: nn.Module, mode: str, engine: str) -> tq.QConfigMapp
     - recurrent layers: their ranges are found while they run, for each batch, and only they and linear layers are
       quantized.
 
-    The weights of embeddings are int8 for each row, their outputs float.
+    The weights of embeddings are int8 for each row, their outputs float. Transposed convolutions stay float: torch's
+    int8 kernels for them give wrong numbers (below 0 dB) where inputs and outputs differ in number.
     """
     check_engine(engine)
     check_mode(module, mode)
@@ -53,6 +55,8 @@ def qconfig_mapping(module: nn.Module, mode: str, engine: str) -> tq.QConfigMapp
             mapping.set_object_type(kind, static)
         for kind in DYNAMIC:
             mapping.set_object_type(kind, tq.default_dynamic_qconfig)
+    for kind in WRONG_IN_INT8:
+        mapping.set_object_type(kind, None)
     return mapping.set_object_type(nn.Embedding, tq.default_embedding_qat_qconfig)
 
 

@@ -121,8 +121,7 @@ class ResNet(nn.Module):
                 in_channels = channels * block.expansion
             self.stages.append(stage)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        dropout = dropout_layers(config) if config.dropout_kind != "spatial" else []
-        self.dropout = dropout[0] if dropout else None
+        self.dropout = next(iter(dropout_layers(config)), None)
         self.head = nn.Linear(in_channels, num_outputs)
         _init_weights(self, activation_gain(config.activation))
 
