@@ -144,7 +144,9 @@ def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -
 @torch.no_grad()
 def _settle_(module: nn.Module) -> None:
     """Compute scale and zero point now: the fused kind leaves them uninitialised until it first quantizes."""
-    if isinstance(module, tq.FakeQuantize) and not _is_unseen(module):
+    if not isinstance(module, tq.FakeQuantize) or _is_unseen(module):
+        return
+    if hasattr(module.activation_post_process, "min_val"):  # what has not, such as a sigmoid's, knows them beforehand
         channels = [1] * module.ch_axis + [module.activation_post_process.min_val.numel()]
         module(torch.zeros([*channels, 1] if module.is_per_channel else [1]))
 
