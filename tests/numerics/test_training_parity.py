@@ -64,11 +64,12 @@ def train(folder, config, data, model=None, **more):
 def manual_optimizer(module, config):
     decayed = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim <= 1]
-    settings = config.optimizer
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, nesterov=True)
-    return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
+    settings = config.optimizer.settings()
+    decay = settings["weight_decay"]
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    if config.optimizer.name == "sgd":
+        return torch.optim.SGD(groups, lr=1.0, momentum=settings["momentum"], nesterov=True)
+    return torch.optim.AdamW(groups, lr=1.0, betas=settings["betas"])
 
 
 def manual_rate(config, step, steps_per_epoch):

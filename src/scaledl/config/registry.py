@@ -205,6 +205,91 @@ INITS = Registry(
         ),
     },
 )
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "sgd": Entry(
+            "scaledl.optim.optimizers:sgd",
+            "Gradient descent, with Nesterov momentum.",
+            "Robbins, Monro 1951",
+        ),
+        "momentum": Entry("scaledl.optim.optimizers:heavy_ball", "SGD with a heavy ball's momentum.", "Polyak 1964"),
+        "nesterov": Entry(
+            "scaledl.optim.optimizers:nesterov", "SGD with momentum that looks ahead.", "Nesterov 1983; Sutskever 2013"
+        ),
+        "adam": Entry("scaledl.optim.optimizers:adam", "Averages of gradients and squares.", "Kingma and Ba 2015"),
+        "adamw": Entry(
+            "scaledl.optim.optimizers:adamw", "Adam with decoupled weight decay.", "Loshchilov and Hutter 2019"
+        ),
+        "amsgrad": Entry(
+            "scaledl.optim.optimizers:amsgrad", "Adam whose steps cannot grow again.", "Reddi et al. 2018"
+        ),
+        "nadam": Entry("scaledl.optim.optimizers:nadam", "Adam with Nesterov momentum, decoupled decay.", "Dozat 2016"),
+        "adagrad": Entry("scaledl.optim.optimizers:adagrad", "A rate for each weight.", "Duchi et al. 2011"),
+        "adadelta": Entry("scaledl.optim.optimizers:adadelta", "Adagrad over a moving window.", "Zeiler 2012"),
+        "rmsprop": Entry("scaledl.optim.optimizers:rmsprop", "Steps by the mean square.", "Tieleman, Hinton 2012"),
+        "adagrad_da": Entry(
+            "scaledl.optim.adagrad_da:adagrad_da", "Adagrad by dual averaging; l1 makes zeros.", "Duchi et al. 2011"
+        ),
+        "ftrl": Entry(
+            "scaledl.optim.ftrl:ftrl", "Follow the regularised leader, proximal; l1 makes zeros.", "McMahan et al. 2013"
+        ),
+        "lion": Entry("scaledl.optim.optimizers:lion", "Steps by the sign of a momentum.", "Chen et al. 2023"),
+        "lamb": Entry("scaledl.optim.optimizers:lamb", "Adam with a rate for each layer.", "You et al. 2020"),
+        "muon": Entry(
+            "scaledl.optim.optimizers:muon", "Orthogonal steps of matrices; AdamW for the rest.", "Jordan et al. 2024"
+        ),
+    },
+)
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "constant": Entry("scaledl.optim.schedules:build_constant", "The same rate throughout.", "Robbins, Monro 1951"),
+        "step": Entry("scaledl.optim.schedules:build_step", "Falls every so many epochs.", "He et al. 2016"),
+        "multistep": Entry("scaledl.optim.schedules:build_multistep", "Falls at given epochs.", "He et al. 2016"),
+        "exponential": Entry("scaledl.optim.schedules:build_exponential", "Falls by a factor an epoch.", "PyTorch"),
+        "cosine": Entry("scaledl.optim.schedules:build_cosine", "Half a cosine.", "Loshchilov and Hutter 2017"),
+        "cosine_restarts": Entry(
+            "scaledl.optim.schedules:build_cosine_restarts", "Cosines that start anew.", "Loshchilov and Hutter 2017"
+        ),
+        "one_cycle": Entry("scaledl.optim.schedules:build_one_cycle", "One rise and one fall.", "Smith 2018"),
+        "polynomial": Entry("scaledl.optim.schedules:build_polynomial", "A power of what is left.", "Chen et al. 2017"),
+        "linear": Entry("scaledl.optim.schedules:build_linear", "A straight fall.", "Devlin et al. 2019"),
+        "inverse_sqrt": Entry(
+            "scaledl.optim.schedules:build_inverse_sqrt", "One over the root of the step.", "Vaswani et al. 2017"
+        ),
+        "plateau": Entry(
+            "scaledl.optim.schedules:build_constant", "Falls when the validation loss no longer does.", "PyTorch"
+        ),
+    },
+)
+REGULARISERS = Registry(
+    "regulariser",
+    {
+        "optimizer.weight_decay": Entry(
+            "scaledl.optim.optimizers:parameter_groups", "Shrinks weights at each step.", "Loshchilov and Hutter 2019"
+        ),
+        "optimizer.l1": Entry("scaledl.optim.penalties:penalty", "Sum of absolute weights.", "Tibshirani 1996"),
+        "optimizer.l2": Entry("scaledl.optim.penalties:penalty", "Half the sum of squares.", "Hoerl, Kennard 1970"),
+        "optimizer.sam_rho": Entry("scaledl.optim.sam:ascend_", "Gradient at the worst weights.", "Foret et al. 2021"),
+        "trainer.ema_decay": Entry(
+            "scaledl.train.callbacks:MovingAverage", "Moving average of weights.", "Tarvainen and Valpola 2017"
+        ),
+        "trainer.swa_start": Entry("scaledl.train.swa:WeightAverage", "Mean of weights.", "Izmailov et al. 2018"),
+        "trainer.gradient_clip": Entry(
+            "torch.nn.utils:clip_grad_norm_", "Largest norm of a gradient.", "Pascanu et al. 2013"
+        ),
+        "trainer.gradient_clip_value": Entry(
+            "torch.nn.utils:clip_grad_value_", "Largest entry of a gradient.", "Mikolov 2012"
+        ),
+        "trainer.early_stopping_patience": Entry(
+            "scaledl.train.callbacks:EarlyStopping", "Ends when validation gets no better.", "Prechelt 1998"
+        ),
+        "task.label_smoothing": Entry(
+            "scaledl.tasks.classification:ClassificationTask", "Softer labels.", "Szegedy et al. 2016"
+        ),
+    },
+)
 METHODS = Registry(
     "compression method",
     {
@@ -246,6 +331,9 @@ LISTED = {
     "tasks": Listed("task.name", TASKS),
     "activations": Listed("model.activation", ACTIVATIONS),
     "initialisations": Listed("model.init", INITS),
+    "optimizers": Listed("optimizer.name", OPTIMIZERS),
+    "schedules": Listed("scheduler.name", SCHEDULES),
+    "regularisers": Listed("a key each", REGULARISERS),
     "methods": Listed("compress.stages[].method", METHODS),
     "formats": Listed("export.format", FORMATS),
 }

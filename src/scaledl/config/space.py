@@ -135,6 +135,7 @@ class Space:
     def default_point(self, config: Config) -> Point:
         """The config's own values, of those keys that the space has a place for."""
         flat = flat_values(from_plain(config, "config"))
+        flat |= {**config.optimizer.dotted_settings(), **config.scheduler.dotted_settings()}
         point: Point = {}
         for dimension in self.dimensions:
             value = flat.get(dimension.keys[0])

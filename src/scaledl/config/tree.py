@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .schema import DEFAULT_FAMILY, Section
+from .schema import DEFAULT_FAMILY, MethodSection, OptimizerConfig, SchedulerConfig, Section
 
 MAX_DEPTH = 50
 MODEL = ("model",)
 STAGES = ("compress", "stages")
+METHODS: dict[tuple[str | int, ...], type[MethodSection]] = {
+    ("optimizer",): OptimizerConfig,
+    ("scheduler",): SchedulerConfig,
+}
 
 Path = tuple[str | int, ...]
 
@@ -100,7 +104,8 @@ def tag_key(path: Path) -> str | None:
 def merge(lower: Node, upper: Node, path: Path = (), *, replace_tagged: bool = True) -> Node:
     """Lay one tree over another: mappings are merged, all else of the upper wins.
 
-    A model of another family, or a stage of another method, replaces what it lies on (unless `replace_tagged` is off).
+    A model of another family, or a stage of another method, replaces what it lies on, and an optimizer or a schedule
+    of another name what only others have (unless `replace_tagged` is off).
     """
     below, above = lower.value, upper.value
     if not isinstance(above, dict):
@@ -109,7 +114,8 @@ def merge(lower: Node, upper: Node, path: Path = (), *, replace_tagged: bool = T
         return _merge_into_list(lower, upper, path, replace_tagged)
     if not isinstance(below, dict) or (replace_tagged and _changes_tag(below, above, tag_key(path))):
         return upper
-    merged = dict(below)
+    foreign = _foreign(above, path) if replace_tagged else []
+    merged = {key: child for key, child in below.items() if key not in foreign}
     for key, child in above.items():
         old = merged.get(key)
         merged[key] = merge(old, child, (*path, key), replace_tagged=replace_tagged) if old else child
@@ -130,6 +136,10 @@ def index_of(key: str, items: list[Node]) -> int | None:
     """The position that a part of a dotted key names, or None when there is none."""
     valid = key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(items)
     return int(key) if valid else None
+
+
+def _foreign(above: dict[str, Node], path: Path) -> list[str]:
+    return METHODS[path].foreign(above["name"].value) if path in METHODS and "name" in above else []
 
 
 def _changes_tag(below: dict[str, Node], above: dict[str, Node], tag: str | None) -> bool:

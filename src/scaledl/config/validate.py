@@ -200,6 +200,8 @@ def _of_space(problem: Problem, space: Space, point: Point, tree: Node) -> Probl
     fix, kind = problem.fix, dimension.kind
     if "it is a key of" in fix:
         fix += f"; search it there only: {name}: {{…, when: {{model.family: …}}}}"
+    elif "it is a key of" in problem.allowed:
+        fix = f"search it there only: {name}: {{…, when: {{{above}.name: …}}}}"
     if kind in ("uniform", "loguniform", "quniform") and "a whole number" in problem.allowed:
         fix = f"use {'logint' if kind == 'loguniform' else 'int'}, or choice"
     return with_fields(problem, key=f"tune.space.{name}", origin=origin, fix=fix)

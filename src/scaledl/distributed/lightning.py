@@ -139,7 +139,7 @@ def _may_change_gradients(task: Any) -> bool:
         for part in parts
         for hook in hooks
     )
-    return bool(task.gradient_clip) or hooked
+    return bool(task.gradient_clip or task.gradient_clip_value) or hooked
 
 
 def sum_gradients(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -8,7 +8,11 @@ from scaledl.config import Config
 from scaledl.plan.layout import Layout
 from scaledl.plan.measure import Measured
 
-STATES = {"adamw": 2, "sgd": 1}  # tensors like the parameters: two moments; momentum
+STATES = {  # tensors like the parameters: moments, momentum, sums; of muon's, most have a momentum only
+    **{"sgd": 1, "momentum": 1, "nesterov": 1, "adam": 2, "adamw": 2, "amsgrad": 3, "nadam": 2, "adagrad": 1},
+    **{"adadelta": 2, "rmsprop": 1, "adagrad_da": 3, "ftrl": 2, "lion": 1, "lamb": 2, "muon": 1},
+}
+_OWN = 2  # of somebody's own optimizer
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def _parts(config: Config, layout: Layout, measured: Measured) -> dict[str, int]
     """All that training holds but what is other: activations, workspace, buffers."""
     ranks, stage = layout.world_size, layout.stage
     held, trainable = measured.parameter_bytes + measured.buffer_bytes, measured.trainable_bytes
-    copies = 1 if config.trainer.ema_decay else 0
+    copies = bool(config.trainer.ema_decay or config.trainer.swa_start) + bool(config.optimizer.sam_rho)
     states = (num_states(config) + _own_copies(layout, measured)) * trainable
     process = {} if measured.gpu else {"process": measured.process_bytes, "data": measured.data_bytes}
     return {
@@ -87,6 +91,7 @@ def _own_copies(layout: Layout, measured: Measured) -> int:
 
 def num_states(config: Config) -> int:
     """Tensors in the shape of a parameter that the optimizer keeps for it."""
-    if config.optimizer.name == "sgd" and not config.optimizer.momentum:
+    momentum = config.optimizer.settings().get("momentum")
+    if config.optimizer.name in ("sgd", "momentum", "nesterov") and not momentum:
         return 0
-    return STATES[config.optimizer.name]
+    return STATES.get(config.optimizer.name, _OWN) + (config.optimizer.name == "rmsprop" and bool(momentum))

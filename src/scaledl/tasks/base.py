@@ -18,6 +18,7 @@ from scaledl.data import Batch, DataSpec
 from scaledl.distributed.preemption import stop_flag
 from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError
+from scaledl.optim.sam import ascend_, go_back_
 from scaledl.optim.schedules import Schedule
 from scaledl.runtime.signature import Outputs
 
@@ -26,6 +27,10 @@ Auxiliary = Callable[[Batch, dict[str, Tensor]], Tensor]
 
 def _own_loss_only(batch: Batch, result: dict[str, Tensor]) -> Tensor:
     return result["loss"]
+
+
+def _no_penalty(loss: Tensor) -> Tensor:
+    return loss
 
 
 class NonFiniteLossError(ScaledlError):
@@ -40,6 +45,7 @@ class Task(pl.LightningModule):
     """A model with a loss and metrics. Subclasses implement `step` and `metrics`.
 
     `auxiliary` turns the result of a training step into the loss to minimise: the task's own by default.
+    `penalised` adds to that loss what depends on the weights alone, for the whole batch.
     Per-step losses collect in `losses` (optimizer step by optimizer step, detached) until someone takes them.
 
     Of several ranks each minimises its share of the global mean, which weighs every sample the same: shares are summed
@@ -67,12 +73,16 @@ class Task(pl.LightningModule):
         self.lr = 0.0
         self.schedule: Schedule = lambda step: 1.0
         self.peak_lr = 0.0
+        self.lr_factor = 1.0  # beside the schedule: what follows from validation losses
         self.optimizer_fn: Callable[[nn.Module], Optimizer] | None = None
         self.auxiliary: Auxiliary = _own_loss_only
+        self.penalised: Callable[[Tensor], Tensor] = _no_penalty
+        self.sam_rho: float | None = None  # how far sharpness-aware minimisation looks
         self.ranks = Ranks()
         self.averages_gradients = False  # over ranks, as DeepSpeed does, instead of summing them
         self.after_backward: Callable[[], None] | None = None  # sums gradients over ranks, which can speak before
         self.gradient_clip: float | None = None
+        self.gradient_clip_value: float | None = None
         self.arrives_in_shards = False  # the parameters, from rank 0, when DeepSpeed cuts them up
         self.max_nonfinite_steps = 0
         self.skipped = 0  # steps in a row that were left out for a loss that is not finite
@@ -80,6 +90,7 @@ class Task(pl.LightningModule):
         self._groups: list[list[nn.Parameter]] = []
         self._trouble: tuple[float, Tensor] | None = None
         self._window_is_bad = False
+        self._is_second_pass = False
         self._buffers_before: list[Tensor] = []
         self._window: list[Tensor] = []
         self._sums: dict[str, Tensor] = {}
@@ -119,14 +130,14 @@ class Task(pl.LightningModule):
         return batch if self.channels_last else batch.contiguous()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch_idx % self.accumulate == 0:
-            self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]  # a forward pass changes them
+        if batch_idx % self.accumulate == 0 and not self._is_second_pass:
+            self._buffers_before = self._copies_of_buffers()  # a forward pass changes them
         loss, out_of_memory = self._loss(batch, batch_idx)
         value = 0.0 if loss is None else loss.item()
         mine = not math.isfinite(value)
         bad, full = self._agreed(mine, out_of_memory is not None)
         if full:
-            self._give_back_buffers()
+            self._give_back_buffers(self._buffers_before)
             raise OutOfMemory(self._out_of_memory(full, out_of_memory))
         if mine:
             self._trouble = value, batch.ids
@@ -151,7 +162,7 @@ class Task(pl.LightningModule):
             return
         [full] = self.ranks.max_of([self.ranks.rank + 1 if out_of_memory else 0])
         if full:
-            self._give_back_buffers()
+            self._give_back_buffers(self._buffers_before)
             raise OutOfMemory(self._out_of_memory(full, out_of_memory))
         if self.after_backward is not None:
             self.after_backward()
@@ -164,7 +175,7 @@ class Task(pl.LightningModule):
 
     def _loss(self, batch: Batch, batch_idx: int) -> tuple[Tensor | None, Exception | None]:
         try:
-            loss = self.auxiliary(batch, self.step(batch))
+            loss = self.penalised(self.auxiliary(batch, self.step(batch)))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -193,10 +204,12 @@ class Task(pl.LightningModule):
         return f"step {self.global_step + 1}: a micro-batch{where} does not fit into memory{what}"
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        self.lr = self.peak_lr * self.schedule(self.trainer.global_step)
+        self.lr = self.peak_lr * self.schedule(self.trainer.global_step) * self.lr_factor
         for group in optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("lr_scale", 1.0)
         loss = optimizer_closure()
+        if self.sam_rho is not None and not self._window_is_bad:
+            self._second_pass(optimizer_closure, self.sam_rho)
         window, self._window = self._window, []
         if self._window_is_bad:
             self._leave_out(optimizer)
@@ -206,6 +219,18 @@ class Task(pl.LightningModule):
         total = window[0] if self.accumulate == 1 else torch.stack(window).sum() / self.accumulate
         self.losses.append(total / self.ranks.world_size if self.averages_gradients else total)
 
+    def _second_pass(self, closure: Callable[[], Any], rho: float) -> None:
+        """The gradient at the worst weights nearby; weights, statistics and loss stay those of the first pass."""
+        buffers, kept = self._copies_of_buffers(), ascend_(self.model.parameters(), rho)
+        self._is_second_pass = True
+        try:
+            closure()
+        finally:
+            self._is_second_pass = False
+            go_back_(kept)
+        self._give_back_buffers(buffers)
+        del self._window[1:]
+
     def _leave_out(self, optimizer: Any) -> None:
         """No rank steps; the weights, the optimizer's state and averages stay as they are."""
         self._window_is_bad = False
@@ -214,7 +239,7 @@ class Task(pl.LightningModule):
         if self.skipped > self.max_nonfinite_steps:
             self._give_up(trouble)
         self.losses.append(torch.tensor(math.nan, device=self.device))
-        self._give_back_buffers()
+        self._give_back_buffers(self._buffers_before)
         optimizer.zero_grad(set_to_none=True)
         if self.averages_gradients:
             self.trainer.strategy.discard_gradients()  # type: ignore[attr-defined]
@@ -222,8 +247,11 @@ class Task(pl.LightningModule):
             left = self.max_nonfinite_steps - self.skipped
             get_console().warn(f"{self._describe(*trouble)}; this step is left out ({left} more in a row are allowed)")
 
-    def _give_back_buffers(self) -> None:
-        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
+    def _copies_of_buffers(self) -> list[Tensor]:
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def _give_back_buffers(self, copies: list[Tensor]) -> None:
+        for buffer, before in zip(self.model.buffers(), copies, strict=True):
             buffer.resize_(before.shape).copy_(before)
 
     def _give_up(self, trouble: tuple[float, Tensor] | None) -> NoReturn:
@@ -246,6 +274,8 @@ class Task(pl.LightningModule):
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         # Lightning's own refuses fused optimizers under bf16, which has no gradient scaler to be in the way.
+        if self.gradient_clip_value:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.gradient_clip_value)
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 

@@ -35,15 +35,18 @@ from scaledl.distributed.ranks import Ranks, current_ranks
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.blank import blank_parameters, filled
 from scaledl.models.structure import Model, Structure, build
-from scaledl.optim.optimizers import build_optimizer
-from scaledl.optim.schedules import build_schedule
+from scaledl.optim.schedules import Plateau
 from scaledl.run import Run
 from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.share import arrives_in_shards, can_be_blank
+from scaledl.train.swa import WeightAverage
 from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
+from scaledl.train.updates import LowerOnPlateau, equip, swa_start_step, total_steps
+
+Average = MovingAverage | WeightAverage
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,10 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     config, settings, run, ranks = fitting.config, fitting.settings, fitting.run, fitting.ranks
     torch.set_num_threads(settings.num_threads)
     task = _build_task(fitting)
-    average = MovingAverage(config.trainer.ema_decay) if config.trainer.ema_decay else None
-    total_steps = _total_steps(config, math.ceil(len(fitting.data.train) / config.data.batch_size))
-    metrics = Metrics(run, total_steps, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
-    display = Display(metrics, fitting.label, total_steps, config.trainer.log_every_n_steps)
+    steps = total_steps(config, _steps_per_epoch(fitting))
+    average = _average(fitting, steps)
+    metrics = Metrics(run, steps, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
+    display = Display(metrics, fitting.label, steps, config.trainer.log_every_n_steps)
 
     def check_token() -> None:
         if ranks.is_main:
@@ -214,18 +217,14 @@ def _build_task(fitting: Fitting) -> Task:
     if config.trainer.strategy == "deepspeed":
         module.to(memory_format=torch.contiguous_format)  # it may have come as channels_last
     task: Task = TASKS.resolve(config.task.name)(module, config.task)
-    steps_per_epoch = math.ceil(len(data.train) / config.data.batch_size)
     task.channels_last = settings.channels_last
     task.accumulate = settings.accumulate
     task.batch_size = config.data.batch_size
     task.train_samples = len(data.train)
-    task.peak_lr = config.optimizer.lr
-    task.schedule = build_schedule(config.scheduler, steps_per_epoch, _total_steps(config, steps_per_epoch))
-    task.optimizer_fn = lambda target: build_optimizer(target, config.optimizer)
+    equip(task, config, _steps_per_epoch(fitting))
     task.ranks = fitting.ranks
     task.max_nonfinite_steps = config.trainer.max_nonfinite_steps
     task.averages_gradients = config.trainer.strategy == "deepspeed"
-    task.gradient_clip = config.trainer.gradient_clip
     task.arrives_in_shards = arrives_in_shards(config, settings, fitting.model.structure)
     if fitting.teacher is not None:
         teacher = prepare_module(copy.deepcopy(fitting.teacher.module), settings)
@@ -249,13 +248,29 @@ def _smaller(fitting: Fitting, problem: str) -> Fitting:
         model = Model(copy.deepcopy(model.module), model.structure)
     fitting = dataclasses.replace(fitting, model=model)
     gc.collect()
+    if fitting.config.optimizer.sam_rho is not None:
+        raise ScaledlError(f"{problem}; optimizer.sam_rho needs whole batches, so take a smaller data.batch_size")
     settings = halve_micro_batch(fitting.settings, fitting.config, run, fitting.ranks, problem)
     return dataclasses.replace(fitting, settings=settings)
 
 
-def _total_steps(config: Config, steps_per_epoch: int) -> int:
-    steps = config.trainer.epochs * steps_per_epoch
-    return min(steps, config.trainer.max_steps or steps)
+def _steps_per_epoch(fitting: Fitting) -> int:
+    return math.ceil(len(fitting.data.train) / fitting.config.data.batch_size)
+
+
+def _average(fitting: Fitting, steps: int) -> Average | None:
+    trainer = fitting.config.trainer
+    if trainer.ema_decay:
+        return MovingAverage(trainer.ema_decay)
+    if trainer.swa_start is None:
+        return None
+
+    def batches(epoch: int) -> Any:
+        loader = _train_loader(fitting)
+        loader.set_epoch(epoch)
+        return loader
+
+    return WeightAverage(swa_start_step(fitting.config, steps), steps, batches)
 
 
 def _train_loader(fitting: Fitting) -> Any:
@@ -269,10 +284,13 @@ def _train_loader(fitting: Fitting) -> Any:
     )
 
 
-def _optional(config: Config, average: MovingAverage | None) -> list[pl.Callback]:
-    trainer = config.trainer
+def _optional(config: Config, average: Average | None) -> list[pl.Callback]:
+    trainer, scheduler = config.trainer, config.scheduler
     found: list[pl.Callback | None] = [
         average,
+        LowerOnPlateau(Plateau(**scheduler.settings(), floor=scheduler.min_lr_ratio))
+        if scheduler.name == "plateau"
+        else None,
         EarlyStopping(trainer.early_stopping_patience) if trainer.early_stopping_patience else None,
         StepLimit(trainer.max_steps) if trainer.max_steps else None,
     ]
@@ -306,7 +324,7 @@ def _resume_path(run: Run, epochs: int) -> str | None:
     return str(path)
 
 
-def _result(fitting: Fitting, task: Task, whole: WholeWeights, average: MovingAverage | None) -> nn.Module:
+def _result(fitting: Fitting, task: Task, whole: WholeWeights, average: Average | None) -> nn.Module:
     """The module with the weights of the result: averaged where asked, of the best epoch where asked."""
     ranks = fitting.ranks
     if not ranks.is_main:
@@ -336,15 +354,13 @@ def _of_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
 
 
-def _select_weights(module: nn.Module, task: Task, run: Run, average: MovingAverage | None, config: Config) -> None:
+def _select_weights(module: nn.Module, task: Task, run: Run, average: Average | None, config: Config) -> None:
     best = best_verified(run.checkpoints) if config.trainer.select == "best" else None
     if best is None:
-        if average is not None:
+        if average is not None and average.average:
             module.load_state_dict(average.average)
         return
     checkpoint = read_checkpoint(best, mapped=config.trainer.strategy == "deepspeed")
     task.val_metrics = checkpoint["val_metrics"]
-    if average is not None:
-        module.load_state_dict(checkpoint["callbacks"]["MovingAverage"]["average"])
-    else:
-        module.load_state_dict(_of_model(checkpoint["state_dict"]))
+    averaged = checkpoint["callbacks"][average.state_key]["average"] if average is not None else {}
+    module.load_state_dict(averaged or _of_model(checkpoint["state_dict"]))

@@ -83,7 +83,7 @@ def test_run_is_named_after_the_file_unless_named() -> None:
 
 def test_base_is_relative_to_the_file_and_later_wins() -> None:
     Path("sub").mkdir()
-    write(low="optimizer: {lr: 0.1, momentum: 0.5}\ndata: {batch_size: 4}", mid="optimizer: {lr: 0.2}")
+    write(low="optimizer: {name: sgd, lr: 0.1, momentum: 0.5}\ndata: {batch_size: 4}", mid="optimizer: {lr: 0.2}")
     Path("sub/top.yaml").write_text("base: [../low.yaml, ../mid.yaml]\ndata: {eval_batch_size: 8}\n")
     config = load_config("sub/top.yaml")
     assert (config.optimizer.lr, config.optimizer.momentum) == (0.2, 0.5)

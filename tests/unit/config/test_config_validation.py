@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from scaledl.config import Config, ConfigError, Problem, config_keys, load_config
-from scaledl.config.registry import SOURCES
+from scaledl.config.registry import OPTIMIZERS, SOURCES
 from scaledl.config.schema import CompressConfig, PruneConfig, PTQConfig, QATConfig, ResNetConfig, TrainerConfig
 
 pytestmark = pytest.mark.unit
@@ -38,7 +38,7 @@ BAD_VALUES = [
     ("optimizer.lr", "fast", f"got the text 'fast'; allowed: {NUMBER}"),
     ("optimizer.lr", "true", f"got true; allowed: {NUMBER}"),
     ("optimizer.lr", "[1]", f"got [1]; allowed: {NUMBER}"),
-    ("optimizer.name", "adam", "got 'adam'; allowed: one of adamw, sgd; did you mean 'adamw'?"),
+    ("optimizer.name", "adamm", f"got 'adamm'; allowed: one of {', '.join(OPTIMIZERS.names())}; did you mean 'adam'?"),
     ("optimizer.betas", "[0.9]", "got [0.9]; allowed: a list of 2: a number greater than 0 and less than 1"),
     ("optimizer.betas", "[0.9, 0.9, 0.9]", "got [0.9, 0.9, 0.9]; allowed: a list of 2"),
     ("data.batch_size", "0", "got 0; allowed: a whole number from 1 to 1000000"),

@@ -214,7 +214,7 @@ BAD = [
     ("optimizer.lr", "{}", f"got {{}}; allowed: a distribution {SUCH_AS}"),
     ("optimizer.lr", "{uniform: [-1, 0.1]}", "got -1.0; allowed: a number greater than 0"),
     ("optimizer.betas", "[[0.9, 0.99], [0.9, 1.5]]", "got 1.5; allowed: a number greater than 0 and less than 1"),
-    ("optimizer.name", "[adamw, sdg]", "got 'sdg'; allowed: one of adamw, sgd; did you mean 'sgd'?"),
+    ("optimizer.name", "[adamw, sdg]", "rmsprop, sgd; did you mean 'sgd'?"),
     ("data.batch_size", "{uniform: [16, 64]}", "a whole number from 1 to 1000000; use int, or choice"),
     ("data.batch_size", "{loguniform: [16, 64]}", "a whole number from 1 to 1000000; use logint, or choice"),
     ("optimizer.lrr", LR, "unknown key; did you mean 'optimizer.lr'? allowed: name, lr, weight_decay"),
@@ -405,7 +405,7 @@ def test_the_default_point_has_what_the_space_has_a_place_for() -> None:
         f"optimizer.lr: {LR}",
         "optimizer.weight_decay: {quniform: [0, 1, 0.2]}",
         "optimizer.momentum: {uniform: [0.1, 0.9], when: {optimizer.name: sgd}}",
-        "optimizer.betas: [[0.9, 0.999], [0.9, 0.9]]",
+        "optimizer.betas: {choice: [[0.9, 0.999], [0.9, 0.9]], when: {optimizer.name: adamw}}",
         "data.batch_size: [16, 32]",
     )
     assert space_of(config).default_point(config) == {
@@ -428,6 +428,7 @@ betas = st.lists(
     st.tuples(st.floats(0.1, 0.99), st.floats(0.1, 0.99)).map(list), min_size=1, max_size=3, unique_by=tuple
 ).map(lambda pairs: {"choice": pairs})
 sgd = {"when": {"optimizer.name": "sgd"}}
+adamw = {"when": {"optimizer.name": "adamw"}}
 mlp = {"when": {"model.family": "mlp"}}
 resnet = {"when": {"model.family": ["resnet"]}}
 spaces = st.fixed_dictionaries(
@@ -438,7 +439,7 @@ spaces = st.fixed_dictionaries(
     optional={
         "optimizer.lr": log,
         "optimizer.momentum": share.map(lambda d: {**(d if isinstance(d, dict) else {"choice": d}), **sgd}),
-        "optimizer.betas": betas,
+        "optimizer.betas": betas.map(lambda d: {**d, **adamw}),
         "task.label_smoothing": share,
         "data.batch_size": whole,
         "data.augment.flip": st.just([True, False]),
@@ -495,8 +496,8 @@ def test_a_point_is_the_config_with_its_overrides(point: Point) -> None:
         "model.family: [mlp, resnet]",
         "model.hidden: {choice: [[4, 4]], when: {model.family: mlp}}",
         "model.depth: {choice: [8, 20], when: {model.family: resnet}}",
-        "optimizer.betas: [[0.8, 0.9], [0.9, 0.999]]",
         SGD,
+        "optimizer.betas: {choice: [[0.8, 0.9], [0.9, 0.999]], when: {optimizer.name: adamw}}",
         "optimizer.momentum: {uniform: [0.1, 0.9], when: {optimizer.name: sgd}}",
         "trainer.gradient_clip: [null, 1.0]",
         above="model: {width: 8}",

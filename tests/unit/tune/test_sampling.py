@@ -26,8 +26,8 @@ NUMBERS = {
 }
 CONDITIONAL = {
     **NUMBERS,
-    "optimizer.betas": [[0.9, 0.99], [0.8, 0.9]],
     "optimizer.name": ["adamw", "sgd"],
+    "optimizer.betas": {"choice": [[0.9, 0.99], [0.8, 0.9]], "when": {"optimizer.name": "adamw"}},
     "optimizer.momentum": {"uniform": [0.1, 0.9], "when": {"optimizer.name": "sgd"}},
     "trainer.channels_last": [True, False, "auto"],
 }

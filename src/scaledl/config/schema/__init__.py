@@ -27,6 +27,7 @@ from .compress import (
     Stage,
     order_problem,
 )
+from .conflict import Conflict
 from .data import (
     AreaShare,
     AugmentConfig,
@@ -42,8 +43,8 @@ from .data import (
 from .export import ExportConfig
 from .family import DropoutKind, FamilySection
 from .model import DEFAULT_FAMILY, MLPConfig, ModelConfig, ResNetConfig
-from .optim import OptimizerConfig, SchedulerConfig
-from .root import Config, Conflict, conflicts
+from .optim import PROXIMAL, MethodSection, OptimizerConfig, SchedulerConfig
+from .root import Config, conflicts
 from .run import RunConfig
 from .sequence import (
     GPTConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "DEFAULT_FAMILY",
     "FOLDER_PATTERN",
     "NAME_PATTERN",
+    "PROXIMAL",
     "QUANTIZING",
     "AreaShare",
     "AugmentConfig",
@@ -87,6 +89,7 @@ __all__ = [
     "JitterAmount",
     "LSTMConfig",
     "MLPConfig",
+    "MethodSection",
     "MixAlpha",
     "ModelConfig",
     "NonNegativeFloat",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from .base import Section
 from .compress import CompressConfig
+from .conflict import Conflict
 from .data import AugmentConfig, DataConfig
 from .export import ExportConfig
 from .model import ModelConfig, ResNetConfig
-from .optim import OptimizerConfig, SchedulerConfig
+from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts
 from .run import RunConfig
 from .task import TaskConfig
 from .trainer import TrainerConfig
@@ -38,16 +37,6 @@ class Config(Section):
             text = "; ".join(f"{c.key}: got {c.got}, allowed: {c.allowed}" for c in found)
             raise PydanticCustomError("conflicts", "{text}", {"text": text, "conflicts": found})
         return self
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Two keys whose values cannot stand together: `key` is the one to blame, `against` the one it is measured by."""
-
-    key: str
-    against: str
-    got: str
-    allowed: str
 
 
 def conflicts(config: Config) -> list[Conflict]:
@@ -92,7 +81,7 @@ def conflicts(config: Config) -> list[Conflict]:
                 "null with stage 3, whose parameters are whole in no rank; or stage 1 or 2",
             )
         )
-    return found
+    return found + optim_conflicts(config.optimizer, config.scheduler, config.trainer)
 
 
 def _reversed_ranges(augment: AugmentConfig) -> list[Conflict]:

@@ -48,11 +48,20 @@ class TrainerConfig(Section):
     channels_last: bool | Auto = Field(default="auto", description="auto: on for image models.")
     compile: bool = Field(default=False, description="torch.compile; pays after some thousand steps.")
     gradient_clip: PositiveFloat | None = Field(default=None, description="Largest global gradient norm.")
+    gradient_clip_value: PositiveFloat | None = Field(default=None, description="Largest entry of a gradient.")
     accumulate: int = Field(
         default=1, ge=1, le=4096, description="Micro-batches per optimizer step; a divisor of batch_size."
     )
     ema_decay: OpenFraction | None = Field(
         default=None, description="Moving average of the weights, used in evaluation and as the result."
+    )
+    swa_start: OpenFraction | None = Field(
+        default=None,
+        description="Share of the training after which the weights of all epochs are averaged (SWA); the average is "
+        "used in evaluation and as the result, with statistics of BatchNorm of its own.",
+    )
+    swa_lr_ratio: PositiveFloat | None = Field(
+        default=None, description="Learning rate while averaging, as a share of the peak. null: as the schedule says."
     )
     early_stopping_patience: int | None = Field(
         default=None, ge=1, description="Stop after this many epochs without a better validation loss."
