@@ -29,6 +29,7 @@ from scaledl.export import export_torchscript
 from scaledl.models.quantized import calibrating, convert, prepare_ptq
 from scaledl.models.structure import new_model, save_model
 from scaledl.run import Run
+from scaledl.runtime.signature import Inputs
 
 pytestmark = pytest.mark.unit
 
@@ -181,7 +182,7 @@ def test_quantized_forms_have_the_macs_of_the_float_model() -> None:
 
 
 def test_rows_hold_the_ratio_to_the_first() -> None:
-    targets = [BenchTarget("a", sleeper(4), (1,), 4000), BenchTarget("b", sleeper(1), (1,), 1000)]
+    targets = [BenchTarget("a", sleeper(4), Inputs.of((1,)), 4000), BenchTarget("b", sleeper(1), Inputs.of((1,)), 1000)]
     first, second = bench_rows(targets, [2], rounds=3, seconds=0.008)
     assert first.faster is None
     assert second.faster is not None
@@ -199,8 +200,11 @@ def test_rows_hold_the_ratio_to_the_first() -> None:
 
 
 def test_targets_of_different_inputs_are_refused() -> None:
-    targets = [BenchTarget("a", sleeper(0), (1, 8, 8), 1), BenchTarget("b", sleeper(0), (3, 8, 8), 1)]
-    with pytest.raises(UsageError, match=r"a \[1, 8, 8\], b \[3, 8, 8\]"):
+    targets = [
+        BenchTarget("a", sleeper(0), Inputs.of((1, 8, 8)), 1),
+        BenchTarget("b", sleeper(0), Inputs.of((3, 8, 8)), 1),
+    ]
+    with pytest.raises(UsageError, match=r"a image \[1, 8, 8\], b image \[3, 8, 8\]"):
         bench_rows(targets, [1])
 
 

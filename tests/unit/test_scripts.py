@@ -18,6 +18,7 @@ TRAIN_SCRIPTS = ["slurm/train.sh", "launch/local.sh"]
 LAUNCHERS = ["launch/local.sh", "launch/multinode.sh", "launch/deepspeed.sh"]
 SCRIPTS = [*BATCH_SCRIPTS, *LAUNCHERS, "slurm/tune.sh", "launch/ray.sh", ".ci/run"]
 SOURCED = ["slurm/common.sh", "slurm/next.sh", "launch/common.sh"]
+ONE = "PYTEST_ARGS=-k one"
 SHOW = '#!/bin/sh\necho "{name}"\nfor argument in "$@"; do echo "<$argument>"; done\n'
 # srun prints its own line, then becomes the command, as the real one does.
 SRUN = """#!/bin/sh
@@ -234,8 +235,19 @@ def test_make_demo_installs_once_with_the_extra_arguments(venv: Path) -> None:
     assert make(venv, "demo") == [demo]
 
 
+def test_all_tests_run_in_two_parts_and_one_that_fails_hides_nothing(venv: Path) -> None:
+    make(venv, "test", ONE)
+    (venv / "bin/python").write_text('#!/bin/sh\necho "python $*"\nexit 1\n')
+    done = raw_make("test", f"VENV={venv}")
+    assert done.returncode != 0
+    assert [line.partition(" --")[0] for line in done.stdout.splitlines()] == [
+        "python -m pytest -m unit",
+        "python -m pytest -m not unit",
+    ]
+
+
 def test_make_in_a_second_clone_lets_the_environment_mean_that_clone(venv: Path, tmp_path: Path) -> None:
-    make(venv, "test")
+    make(venv, "test", ONE)
     clone = tmp_path / "second clone"
     clone.mkdir()
     for name in ["Makefile", "pyproject.toml", "constraints.txt"]:
@@ -244,8 +256,8 @@ def test_make_in_a_second_clone_lets_the_environment_mean_that_clone(venv: Path,
     demo = "scaledl chain configs/digits.yaml --id demo"
     assert make(venv, "demo", folder=clone) == [point, demo]
     assert make(venv, "demo", folder=clone) == [demo]
-    assert make(venv, "test") == [point, "python -m pytest"]
-    assert make(venv, "test") == ["python -m pytest"]
+    assert make(venv, "test", ONE) == [point, "python -m pytest -k one"]
+    assert make(venv, "test", ONE) == ["python -m pytest -k one"]
 
 
 def test_make_with_other_versions_installs_again_and_so_does_the_first_clone(venv: Path, tmp_path: Path) -> None:
@@ -261,7 +273,7 @@ def test_make_with_other_versions_installs_again_and_so_does_the_first_clone(ven
 
 def test_make_demo_after_make_test_installs_nothing(venv: Path) -> None:
     install, tests = make(venv, "test", "PYTEST_ARGS=-m unit")
-    assert install.endswith("-e .[dev,tune,vision,deepspeed,stream]")
+    assert install.endswith("-e .[dev,tune,vision,deepspeed,stream,models]")
     assert tests == "python -m pytest -m unit"
     assert make(venv, "demo") == ["scaledl chain configs/digits.yaml --id demo"]
     assert make(venv, "check") == ["ruff check .", "ruff format --check .", "mypy "]
