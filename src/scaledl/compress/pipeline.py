@@ -12,6 +12,7 @@ from scaledl.compress.distill import choose_student
 from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
 from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
 from scaledl.compress.stage import StageContext, stage_key, stage_label
+from scaledl.compress.students import structure_of
 from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, portable
 from scaledl.config.registry import FORMATS, METHODS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
@@ -19,9 +20,9 @@ from scaledl.console import get_console
 from scaledl.data import DataModule
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import UsageError
-from scaledl.models.qconfigs import check_engine
+from scaledl.models.qconfigs import check_engine, check_mode
 from scaledl.models.quantized import is_quantized
-from scaledl.models.structure import Model, load_model, save_model
+from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Parent, Run
 
 __all__ = ["StageRow", "check_chain", "format_rows", "read_rows", "run_chain"]
@@ -85,9 +86,12 @@ def check_chain(source: Run, config: Config, data: DataModule) -> Model:
     _check_data(source, teacher, data)
     if any(stage.method in QUANTIZING for stage in stages):
         check_engine(config.export.engine)
+    structure = teacher.structure
     for index, stage in enumerate(stages):
         if isinstance(stage, DistillConfig):
-            choose_student(stage, teacher.structure, index)
+            structure = structure_of(choose_student(stage, teacher.structure, index).section, teacher.structure)
+        elif stage.method in QUANTIZING:
+            check_mode(build(structure, trust=True), stage.method, stage_key(index))
     return teacher
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledl.bench import count_macs
+from scaledl.compress.students_sequence import SEQUENCE_CANDIDATES
 from scaledl.config.schema import MLPConfig, ResNetConfig
 from scaledl.errors import UsageError
 from scaledl.models.structure import Structure, build
@@ -48,9 +49,13 @@ def default_student(teacher: Structure, *, key: str) -> Student:
 
 def measure(section: Section, teacher: Structure, teacher_macs: int) -> Student:
     """Count the MACs of `section` on the teacher's input and classes."""
-    structure = Structure(section.family, section.model_dump(mode="json"), teacher.inputs, teacher.outputs)
-    macs = structure_macs(structure)
+    macs = structure_macs(structure_of(section, teacher))
     return Student(section, macs, macs / teacher_macs)
+
+
+def structure_of(section: Section, teacher: Structure) -> Structure:
+    """That of a student for the teacher's inputs and outputs."""
+    return Structure(section.family, section.model_dump(mode="json"), teacher.inputs, teacher.outputs)
 
 
 def structure_macs(structure: Structure) -> int:
@@ -74,7 +79,11 @@ def _mlps(teacher: Structure) -> Iterator[MLPConfig]:
         yield MLPConfig(family="mlp", hidden=[max(1, round(units * share)) for units in hidden])
 
 
-CANDIDATES: dict[str, Callable[[Structure], Iterator[Section]]] = {"resnet": _resnets, "mlp": _mlps}
+CANDIDATES: dict[str, Callable[[Structure], Iterator[Section]]] = {
+    "resnet": _resnets,
+    "mlp": _mlps,
+    **SEQUENCE_CANDIDATES,
+}
 
 
 def _distance(student: Student) -> float:
@@ -82,4 +91,5 @@ def _distance(student: Student) -> float:
 
 
 def _depth_then_distance(student: Student) -> tuple[int, float]:
-    return getattr(student.section, "depth", 0), _distance(student)
+    depth = int(getattr(student.section, "depth", 0) or getattr(student.section, "layers", 0))
+    return depth, _distance(student)

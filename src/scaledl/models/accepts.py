@@ -7,7 +7,7 @@ from scaledl.runtime.signature import Form, Inputs, Kind, Outputs
 
 _VECTOR: tuple[Form, ...] = ("vector",)
 _INPUT: tuple[Form, ...] = ("input",)
-_OR_STEPS: tuple[Form, ...] = ("vector", "steps")
+_OF_STEPS: dict[Kind, tuple[Form, ...]] = {"series": ("vector", "steps", "input"), "text": ("vector", "steps")}
 ACCEPTS: dict[str, dict[Kind, tuple[Form, ...]]] = {
     "mlp": {"image": _VECTOR, "table": _VECTOR, "series": _VECTOR},
     "resnet": {"image": _VECTOR},
@@ -16,10 +16,10 @@ ACCEPTS: dict[str, dict[Kind, tuple[Form, ...]]] = {
     "unet": {"image": ("pixels", "input")},
     "autoencoder": {"image": _INPUT, "table": _INPUT, "series": _INPUT},
     "vae": {"image": _INPUT, "table": _INPUT, "series": _INPUT},
-    "rnn": {"series": _OR_STEPS, "text": _OR_STEPS},
-    "lstm": {"series": _OR_STEPS, "text": _OR_STEPS},
-    "gru": {"series": _OR_STEPS, "text": _OR_STEPS},
-    "transformer": {"series": _OR_STEPS, "text": _OR_STEPS},
+    "rnn": _OF_STEPS,
+    "lstm": _OF_STEPS,
+    "gru": _OF_STEPS,
+    "transformer": _OF_STEPS,
     "gpt": {"text": ("steps",)},
 }
 KIND_WORDS: dict[Kind, str] = {

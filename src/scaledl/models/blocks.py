@@ -12,6 +12,7 @@ from scaledl.config.schema import TransformerSection
 from scaledl.errors import UsageError
 from scaledl.models.activations import build_activation
 from scaledl.models.attention import SelfAttention
+from scaledl.models.dropout import drop_path, dropout_layers
 from scaledl.models.steps import numbered
 
 
@@ -21,28 +22,36 @@ class Block(nn.Module):
     LayerNorm stands before each of the two (Xiong et al. 2020), or after the sums (Vaswani et al. 2017).
     """
 
-    def __init__(self, config: TransformerSection, *, pre_norm: bool = True, causal: bool = False) -> None:
+    def __init__(
+        self, config: TransformerSection, path_rate: float, *, pre_norm: bool = True, causal: bool = False
+    ) -> None:
         super().__init__()
         width, inner = config.width, config.feedforward or 4 * config.width
         self.pre_norm = pre_norm
         self.norm1 = nn.LayerNorm(width)
         self.attention = SelfAttention(width, config.heads, causal=causal)
-        self.dropout1 = nn.Dropout(config.dropout)
+        self.branch1 = _branch(config, path_rate)
         self.norm2 = nn.LayerNorm(width)
         self.feed = nn.Sequential(
             nn.Linear(width, inner), build_activation(config.activation, dim=-1), nn.Linear(inner, width)
         )
-        self.dropout2 = nn.Dropout(config.dropout)
+        self.branch2 = _branch(config, path_rate)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask`, bool [B, T], is true for the steps that may be looked at."""
         if self.pre_norm:
-            x = x + self.dropout1(self.attention(self.norm1(x), mask))
-            x = x + self.dropout2(self.feed(self.norm2(x)))
+            x = x + self.branch1(self.attention(self.norm1(x), mask))
+            x = x + self.branch2(self.feed(self.norm2(x)))
         else:
-            x = self.norm1(x + self.dropout1(self.attention(x, mask)))
-            x = self.norm2(x + self.dropout2(self.feed(x)))
+            x = self.norm1(x + self.branch1(self.attention(x, mask)))
+            x = self.norm2(x + self.branch2(self.feed(x)))
         return x
+
+
+def _branch(config: TransformerSection, path_rate: float) -> nn.Module:
+    """What befalls a branch in training, before it is added."""
+    path = drop_path(path_rate)
+    return nn.Sequential(*dropout_layers(config), *([path] if path else []))
 
 
 class Positions(nn.Module):

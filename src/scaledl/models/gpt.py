@@ -8,6 +8,7 @@ from scaledl.config.schema import GPTConfig
 from scaledl.errors import UsageError
 from scaledl.models.accepts import check_accepts
 from scaledl.models.blocks import Block, Positions, check_heads
+from scaledl.models.dropout import check_no_channels, dropout_layers, path_rates
 from scaledl.models.init import initialise_
 from scaledl.runtime.signature import Inputs, Outputs
 
@@ -24,8 +25,9 @@ class GPT(nn.Module):
         self.context = inputs.shape[0]
         self.embed = nn.Embedding(inputs.vocabulary, config.width)
         self.positions = Positions("learned", self.context, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, causal=True) for _ in range(config.layers))
+        self.dropout = nn.Sequential(*dropout_layers(config))
+        rates = path_rates(config.drop_path, config.layers)
+        self.blocks = nn.ModuleList(Block(config, rate, causal=True) for rate in rates)
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, outputs.count, bias=False)
         _init_weights(self)
@@ -59,6 +61,7 @@ def build_gpt(config: GPTConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
     """
     check_accepts("gpt", inputs, outputs)
     check_heads(config)
+    check_no_channels(config)
     if config.tied and outputs.count != inputs.vocabulary:
         raise UsageError(
             f"model.tied: got true, and the task wants {outputs.count} outputs of each token where the vocabulary has "

@@ -21,13 +21,13 @@ def check_engine(engine: str) -> None:
         raise UsageError(f"export.engine: got {engine!r}; allowed here: {', '.join(sorted(usable)) or 'none'}")
 
 
-def check_mode(module: nn.Module, mode: str) -> None:
-    """Raise UsageError when `module` cannot be quantized in this way."""
+def check_mode(module: nn.Module, mode: str, key: str = "compress.stages") -> None:
+    """Raise UsageError when `module` cannot be quantized in this way; `key` is the one to blame."""
     recurrent = next((type(layer).__name__ for layer in module.modules() if isinstance(layer, nn.RNNBase)), None)
     if mode == "qat" and recurrent is not None:
         raise UsageError(
-            f"compress.stages: got 'qat' for a model with layers of the kind {recurrent}; allowed: 'ptq'. Their int8 "
-            "form finds its ranges while it runs, so there is nothing that a training could learn"
+            f"{key}: got 'qat' for a model with layers of the kind {recurrent}; allowed: 'ptq'. Their int8 form finds "
+            "its ranges while it runs, so there are none that a training could learn"
         )
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from scaledl.config.schema import GRUConfig, LSTMConfig, RecurrentConfig, RNNConfig
 from scaledl.models.accepts import check_accepts
 from scaledl.models.activations import build_activation
+from scaledl.models.dropout import check_no_channels, dropout_layers
 from scaledl.models.init import initialise_
-from scaledl.models.steps import Pool, build_front, numbered, rearranged
+from scaledl.models.steps import Pool, build_front, numbered, per_step, rearranged
 from scaledl.runtime.signature import Inputs, Outputs
 
 MakeFn = Callable[[int, int], nn.RNNBase]
@@ -26,10 +27,10 @@ MakeFn = Callable[[int, int], nn.RNNBase]
 class OneWay(nn.Module):
     """A layer that reads forwards: [B, T, in] -> [B, T, hidden]."""
 
-    def __init__(self, ahead: nn.RNNBase, dropout: float) -> None:
+    def __init__(self, ahead: nn.RNNBase, dropout: nn.Module) -> None:
         super().__init__()
         self.ahead = ahead
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor, mirror: Tensor) -> Tensor:
         ahead, _ = self.ahead(x)
@@ -43,11 +44,11 @@ class TwoWay(nn.Module):
     `mirror`, int64 [B, T], is the order of the steps in which a sample is read backwards.
     """
 
-    def __init__(self, ahead: nn.RNNBase, back: nn.RNNBase, dropout: float) -> None:
+    def __init__(self, ahead: nn.RNNBase, back: nn.RNNBase, dropout: nn.Module) -> None:
         super().__init__()
         self.ahead = ahead
         self.back = back
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor, mirror: Tensor) -> Tensor:
         ahead, _ = self.ahead(x)
@@ -86,10 +87,10 @@ class Recurrent(nn.Module):
 
 
 def _layer(config: RecurrentConfig, make_fn: MakeFn, width: int) -> nn.Module:
-    ahead = _initialised(make_fn(width, config.hidden))
+    ahead, dropout = _initialised(make_fn(width, config.hidden)), nn.Sequential(*dropout_layers(config))
     if not config.bidirectional:
-        return OneWay(ahead, config.dropout)
-    return TwoWay(ahead, _initialised(make_fn(width, config.hidden)), config.dropout)
+        return OneWay(ahead, dropout)
+    return TwoWay(ahead, _initialised(make_fn(width, config.hidden)), dropout)
 
 
 @torch.no_grad()
@@ -128,4 +129,5 @@ def build_gru(config: GRUConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
 
 def _build(config: RecurrentConfig, make_fn: MakeFn, inputs: Inputs, outputs: Outputs) -> nn.Module:
     check_accepts(config.family, inputs, outputs)
-    return initialise_(Recurrent(config, make_fn, inputs, outputs), config, inputs)
+    check_no_channels(config)
+    return initialise_(Recurrent(config, make_fn, inputs, per_step(inputs, outputs)), config, inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scaledl.runtime.signature import Inputs
+from scaledl.runtime.signature import Inputs, Outputs
 
 
 class TextFront(nn.Module):
@@ -76,3 +76,8 @@ def build_front(inputs: Inputs, embedding: int) -> tuple[nn.Module, int]:
     if inputs.kind == "text":
         return TextFront(inputs.vocabulary, embedding), embedding
     return SeriesFront(), inputs.shape[0]
+
+
+def per_step(inputs: Inputs, outputs: Outputs) -> Outputs:
+    """A series that is to come out again is one output of each step for each channel."""
+    return Outputs(inputs.shape[0], "steps") if outputs.form == "input" else outputs

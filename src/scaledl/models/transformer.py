@@ -9,8 +9,9 @@ from scaledl.config.schema import TransformerConfig
 from scaledl.errors import UsageError
 from scaledl.models.accepts import check_accepts
 from scaledl.models.blocks import Block, Positions, check_heads
+from scaledl.models.dropout import check_no_channels, dropout_layers, path_rates
 from scaledl.models.init import initialise_
-from scaledl.models.steps import Pool, TextFront, numbered
+from scaledl.models.steps import Pool, TextFront, numbered, per_step
 from scaledl.runtime.signature import Inputs, Outputs
 
 
@@ -51,8 +52,9 @@ class Transformer(nn.Module):
         self.more = int(config.pooling == "cls" and not self.gives_steps)
         self.cls = ClassToken(width) if self.more else nn.Identity()
         self.positions = Positions(config.positions, length // self.patch + self.more, width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, pre_norm=config.norm == "pre") for _ in range(config.layers))
+        self.dropout = nn.Sequential(*dropout_layers(config))
+        rates = path_rates(config.drop_path, config.layers)
+        self.blocks = nn.ModuleList(Block(config, rate, pre_norm=config.norm == "pre") for rate in rates)
         self.norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
         self.pool = Pool("none" if self.gives_steps else config.pooling)
         self.head = nn.Linear(width, outputs.count * (self.patch if self.gives_steps else 1))
@@ -98,8 +100,9 @@ def build_transformer(config: TransformerConfig, inputs: Inputs, outputs: Output
     """
     check_accepts("transformer", inputs, outputs)
     check_heads(config)
+    check_no_channels(config)
     if inputs.kind == "series" and inputs.shape[-1] % config.patch:
         steps = inputs.shape[-1]
         allowed = ", ".join(str(n) for n in range(1, min(steps, 64) + 1) if steps % n == 0)
         raise UsageError(f"model.patch: got {config.patch}; allowed for series of {steps} steps: {allowed}")
-    return initialise_(Transformer(config, inputs, outputs), config, inputs)
+    return initialise_(Transformer(config, inputs, per_step(inputs, outputs)), config, inputs)

@@ -13,6 +13,7 @@ from .export import ExportConfig
 from .model import ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts
 from .run import RunConfig
+from .sequence import learned_ranges, uneven_heads
 from .task import TaskConfig
 from .trainer import TrainerConfig
 from .tune import TuneConfig
@@ -81,7 +82,8 @@ def conflicts(config: Config) -> list[Conflict]:
                 "null with stage 3, whose parameters are whole in no rank; or stage 1 or 2",
             )
         )
-    return found + optim_conflicts(config.optimizer, config.scheduler, config.trainer)
+    found += optim_conflicts(config.optimizer, config.scheduler, config.trainer)
+    return found + uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
 
 
 def _reversed_ranges(augment: AugmentConfig) -> list[Conflict]:
