@@ -94,11 +94,11 @@ def describe_data(config: Config) -> dict[str, Any]:
         return {"source": str(folder), **document, "rows": rows, "classes": document["profile"]["classes"]}
     data = open_data(config)
     parts = {"train": data.train, "val": data.val, "test": data.test}
-    classes = {
-        split: arrays.labels.bincount(minlength=data.spec.num_classes).tolist() for split, arrays in parts.items()
-    }
+    counts = {split: list(data.class_counts(split)) for split in parts}  # type: ignore[arg-type]
+    classes = counts if any(counts.values()) else {}
     rows = {split: len(arrays) for split, arrays in parts.items()}
-    return {"modality": data.spec.modality, **data.spec.to_dict(), "rows": rows, "classes": classes}
+    spec = {key: value for key, value in data.spec.to_dict().items() if key != "tokenizer"}
+    return {"modality": data.spec.modality, **spec, "rows": rows, "classes": classes}
 
 
 def changed_files(config: Config) -> list[str]:

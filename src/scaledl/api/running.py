@@ -57,9 +57,8 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
 def _default_name(config: Config) -> str:
     """After the family and the data: the source, or the folder that was prepared or belongs to it."""
     root = config.data.root
-    named = (
-        Path(root).expanduser().resolve().name if root is not None and config.data.source in ("prepared", "ucr") else ""
-    )
+    in_place = root is not None and config.data.source in ("prepared", "text", "ucr")
+    named = Path(root or "").expanduser().resolve().name if in_place else ""
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.")[:64]
     return f"{config.model.family}-{words or config.data.source}"
 

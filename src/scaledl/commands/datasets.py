@@ -45,13 +45,8 @@ def _print_prepared(out: Path, document: dict[str, Any], page: Path) -> None:
     console.result(f"rows      {rows}")
     console.result(f"left out  {_left_out(out, document)}")
     console.result(f"page      {page}")
-    if document["modality"] == "text":
-        console.result(
-            f"note      this version has no model for texts; {page.name} and `data stats` show what was made"
-        )
-        return
     source = str(out) if "/" in str(out) else f"./{out}"
-    family = [] if document["modality"] == "image" else ["model.family=mlp"]
+    family = {"image": [], "text": ["model.family=transformer"]}.get(document["modality"], ["model.family=mlp"])
     console.result(f"try next:\n  {command('train', f'data.source={source}', *family)}")
 
 
@@ -89,8 +84,9 @@ def _inspect(args: argparse.Namespace) -> None:
     console = get_console()
     console.result(f"data set     {document['source']}  {_what(document)}")
     console.result(f"rows         {', '.join(f'{count:,} {split}' for split, count in document['rows'].items())}")
-    console.result(f"classes      {_shortened(document['labels'])}")
-    console.result(f"balance      {_balance(document)}")
+    if document["classes"]:
+        console.result(f"classes      {_shortened(document['labels'])}")
+        console.result(f"balance      {_balance(document)}")
     if "columns" in document:
         console.result(f"columns      {_shortened([column['name'] for column in document['columns']])}")
     console.result(f"fingerprint  {document['fingerprint']}")

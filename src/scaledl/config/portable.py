@@ -9,7 +9,8 @@ from .schema import Config, RunConfig
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """The plain values without folders of this machine: `run.root` is the default, an absolute `data.root` is None.
+    """The plain values without folders of this machine: `run.root` is the default, an absolute `data.root` is None,
+    and of a tokenizer's file its name is left.
 
     >>> portable(Config.model_validate({"run": {"root": "/home/me/runs"}}))["run"]["root"]
     'runs'
@@ -18,6 +19,8 @@ def portable(config: Config) -> dict[str, Any]:
     plain["run"]["root"] = RunConfig().root
     if config.data.root is not None and _is_of_this_machine(config.data.root):
         plain["data"]["root"] = None
+    tokenizer = config.data.text.tokenizer
+    plain["data"]["text"]["tokenizer"] = Path(tokenizer).name if _is_of_this_machine(tokenizer) else tokenizer
     return plain
 
 

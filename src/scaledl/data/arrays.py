@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -49,7 +49,7 @@ class Arrays:
     """One split.
 
     Attributes:
-        inputs: uint8 [N, H, W, C], or float32 [N, F] or [N, C, T]; contiguous.
+        inputs: uint8 [N, H, W, C], float32 [N, F] or [N, C, T], or token ids int32 [N, T]; contiguous.
         labels: int64 [N].
         ids: int64 [N]; a sample keeps its id in whatever split it lands.
     """
@@ -67,8 +67,8 @@ class Arrays:
 
 
 class Batch(NamedTuple):
-    """x: float32 [B, *in_shape], normalised, images in channels_last. y: int64 [B], or the share of each class,
-    float32 [B, K], where samples are mixed. ids: int64 [B].
+    """x: float32 [B, *in_shape], normalised, images in channels_last; of texts token ids, int64 [B, T].
+    y: int64 [B], or the share of each class, float32 [B, K], where samples are mixed. ids: int64 [B].
 
     With one row and no id, the batch only keeps this rank in step with others that have samples; it counts for nothing.
     """
@@ -89,13 +89,13 @@ class DataSpec:
 
     Attributes:
         source: name of the data source.
-        in_shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series.
+        in_shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series, (T,) of a text.
         labels: names of the classes, or of the numbers that are to be predicted, in order.
         mean, std: of the training split, for each channel or column; of images in units where 255 is 1. None of texts.
         fingerprint: SHA-256 over every split's bytes, in order.
         kind: image, table, series or text; by default what `in_shape` says.
         target: what a sample's label is, see `Target`.
-        tokenizer: of texts, the JSON of a Hugging Face tokenizer.
+        tokenizer: of texts, the JSON of a Hugging Face tokenizer that cuts and pads them to T ids, with 0.
         vocabulary: of texts, how many token ids there are.
         categories: of tables, see `Inputs.categories`.
     """
@@ -186,9 +186,10 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(deviations)
 
 
-def fingerprint(splits: Mapping[str, Arrays], labels: tuple[str, ...]) -> str:
-    """SHA-256 over class names, then name, shape, inputs, labels and ids of every split in the mapping's order."""
-    digest = hashlib.sha256(repr(labels).encode())
+def fingerprint(splits: Mapping[str, Arrays], labels: tuple[str, ...], meaning: str = "") -> str:
+    """SHA-256 over class names, what else says what the values mean (a tokenizer), then name, shape, inputs, labels and
+    ids of every split in the mapping's order."""
+    digest = hashlib.sha256((repr(labels) + meaning).encode())
     for name, split in splits.items():
         digest.update(f"{name} {tuple(split.inputs.shape)}".encode())
         for values in (split.inputs, split.labels, split.ids):
@@ -238,8 +239,10 @@ class Standardizer:
         return (values - self._mean).div_(self._std)
 
 
-def build_normalizer(spec: DataSpec, inputs: Tensor) -> Normalizer | Standardizer:
+def build_normalizer(spec: DataSpec, inputs: Tensor) -> Callable[[Tensor], Tensor]:
     """What brings inputs of this kind and size, on their device, to a model."""
+    if spec.modality == "text":
+        return Tensor.long
     if spec.modality == "image":
         height, width = inputs.shape[1:3]
         return Normalizer(spec, height, width, inputs.device)
@@ -250,14 +253,14 @@ def normalize(inputs: Tensor, spec: DataSpec) -> Tensor:
     """To model inputs: (x / 255 - mean) / std of pixels, (x - mean) / std of others.
 
     Args:
-        inputs: uint8 [N, H, W, C], any height and width; or float32 [N, F] or [N, C, T].
-        spec: mean and std, one value for each channel or column.
+        inputs: uint8 [N, H, W, C], any height and width; float32 [N, F] or [N, C, T]; or token ids int32 [N, T].
+        spec: mean and std, one value for each channel or column; of texts none.
 
     Returns:
-        float32 [N, C, H, W], channels_last; or as `inputs`.
+        float32 [N, C, H, W], channels_last; int64 [N, T] of texts; else as `inputs`.
     """
     if spec.modality == "image":
         _, height, width, channels = inputs.shape
         assert channels == len(spec.mean), f"{channels} channels, statistics for {len(spec.mean)}"
         return Normalizer(spec, height, width)(inputs)
-    return Standardizer(spec)(inputs)
+    return build_normalizer(spec, inputs)(inputs)

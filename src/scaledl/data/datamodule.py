@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
-from scaledl.data.arrays import Arrays, DataSpec, RawData, fingerprint, statistics
+from scaledl.data.arrays import IGNORED, Arrays, DataSpec, RawData, fingerprint, statistics
 from scaledl.data.loader import BatchLoader
 from scaledl.data.position import LoaderOptions
 from scaledl.data.split import stratified_split
@@ -19,6 +19,7 @@ from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
 from scaledl.runtime.signature import KINDS
 
+Split = Literal["train", "val", "test"]
 _ALLOWED = {(torch.uint8, "image"), (torch.float32, "table"), (torch.float32, "series")}
 
 
@@ -54,11 +55,23 @@ class DataModule:
         )
 
     def eval_loader(
-        self, split: Literal["train", "val", "test"], batch_size: int, *, rank: int = 0, world_size: int = 1
+        self, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
     ) -> BatchLoader | StreamLoader:
         """The whole split in its own order, without augmentation; the last batch may be smaller."""
-        found = {"train": self.train, "val": self.val, "test": self.test}[split]
-        return self._loader(found, batch_size, rank=rank, world_size=world_size)
+        return self._loader(self._split(split), batch_size, rank=rank, world_size=world_size)
+
+    def class_counts(self, split: Split = "train") -> tuple[int, ...]:
+        """How often each class, label, tag or class of a pixel is there; empty where targets are none of these."""
+        labels = self._split(split).labels
+        if self.spec.target == "classes":
+            return tuple(labels.sum(0).long().tolist())
+        if self.spec.target in ("numbers", "none"):
+            return ()
+        known = labels[labels != IGNORED] if self.spec.target != "class" else labels
+        return tuple(known.bincount(minlength=self.spec.num_classes).tolist())
+
+    def _split(self, name: Split) -> Arrays | Stream:
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def _loader(
         self, split: Arrays | Stream, batch_size: int, **options: Unpack[LoaderOptions]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scaledl.config.schema import AugmentConfig
 from scaledl.data.arrays import Arrays, Batch, DataSpec, build_normalizer
-from scaledl.data.augment import Mix, build_pixels_fn, build_values_fn, check_augment
+from scaledl.data.augment import Mix, build_pixels_fn, build_tokens_fn, build_values_fn, check_augment
 from scaledl.data.hashing import ORDER, generator
 from scaledl.data.position import LoaderOptions, PositionedLoader
 from scaledl.data.workers import prepared
@@ -67,8 +67,11 @@ def build_samples_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, see
 def _build_inputs_fn(
     arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int
 ) -> tuple[InputsFn, Callable[[Tensor], Tensor]]:
-    """Augmented inputs, and what makes them a model's: images are augmented as pixels, other values standardised."""
+    """Augmented inputs, and what makes them a model's: images are augmented as pixels, other values standardised, texts
+    as token ids."""
     normalize = build_normalizer(spec, arrays.inputs)
+    if spec.modality == "text":
+        return build_tokens_fn(arrays.inputs, spec.tokenizer, augment, seed), lambda tokens: tokens
     if spec.modality == "image":
         return build_pixels_fn(arrays.inputs, augment, seed), normalize
     return build_values_fn(arrays.inputs, normalize, augment, seed), lambda values: values

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import Arrays, DataSpec
 from scaledl.data.datamodule import DataModule, in_shape_of
+from scaledl.data.mapped import mapped, stored_size, texts
 from scaledl.data.one_hot import one_hot
 from scaledl.data.prepare.items import SPLITS
-from scaledl.data.prepare.store import array_name, hashes, npy_size
+from scaledl.data.prepare.store import hashes
 from scaledl.data.stream.place import Place, build_stream, open_place
+from scaledl.data.text import text_spec, tokenize
 from scaledl.errors import UsageError
 from scaledl.run.files import sha256_file
 
 INPUTS = {"image": "images", "table": "features", "series": "series"}  # the part that a model sees
-_DTYPES = {"images": np.uint8, "features": np.float32, "series": np.float32, "labels": np.int64, "ids": np.int64}
 
 
 def load_prepared(config: DataConfig) -> DataModule:
@@ -32,26 +27,18 @@ def load_prepared(config: DataConfig) -> DataModule:
         raise UsageError("data.root: missing; with data.source=prepared give the folder that `data prepare --out` made")
     place = open_place(config)
     document = place.document()
-    if document["modality"] not in INPUTS:
-        raise UsageError(
-            f"data.source: got {place.where}, which holds a prepared set of modality {document['modality']}; allowed: "
-            f"{', '.join(INPUTS)} (this version has no model for texts)"
-        )
-    empty = [split for split in SPLITS if not document["splits"][split]["rows"]]
-    if empty:
-        raise UsageError(
-            f"data.source: {place.where} has nothing in its {' and '.join(empty)} split; fix: prepare it again with "
-            f"{' and '.join(f'data.prepare.{split}_fraction above 0' for split in empty)}"
-        )
+    _check_filled(place, document)
+    if document["modality"] == "text":
+        return _of_texts(place, document, config)
     parts = (INPUTS[document["modality"]], "labels", "ids")
     streamed = "shards" in document["splits"]["train"]
     in_arrays = [split for split in SPLITS if not (streamed and split == "train")]
-    size = sum(npy_size(*_stored(split, part, document)) for split in in_arrays for part in parts)
+    size = sum(stored_size(split, part, document) for split in in_arrays for part in parts)
     if streamed:
         stream = build_stream(place, document, config, size)
     else:
         place.check((), 0, size)
-    splits = {split: Arrays(*(_mapped(place, split, part, document) for part in parts)) for split in in_arrays}
+    splits = {split: Arrays(*(mapped(place, split, part, document) for part in parts)) for split in in_arrays}
     if document["modality"] == "table":
         splits = {
             split: dataclasses.replace(arrays, inputs=one_hot(arrays.inputs, document["columns"]))
@@ -67,6 +54,25 @@ def load_prepared(config: DataConfig) -> DataModule:
         document["fingerprint"],
     )
     return DataModule(spec, stream if streamed else splits["train"], splits["val"], splits["test"])
+
+
+def _check_filled(place: Place, document: dict[str, Any]) -> None:
+    empty = [split for split in SPLITS if not document["splits"][split]["rows"]]
+    if empty:
+        raise UsageError(
+            f"data.source: {place.where} has nothing in its {' and '.join(empty)} split; fix: prepare it again with "
+            f"{' and '.join(f'data.prepare.{split}_fraction above 0' for split in empty)}"
+        )
+
+
+def _of_texts(place: Place, document: dict[str, Any], config: DataConfig) -> DataModule:
+    """Tokenised as `data.text` says: the set itself has texts."""
+    found, tokenizer = tokenize({split: texts(place, split, document) for split in SPLITS}, config.text)
+    splits = {
+        split: Arrays(tokens, *(mapped(place, split, part, document) for part in ("labels", "ids")))
+        for split, tokens in found.items()
+    }
+    return DataModule(text_spec(place.name, splits, tuple(document["labels"]), "class", tokenizer), **splits)
 
 
 def _statistics(document: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -90,42 +96,3 @@ def check_files(folder: Path, document: dict[str, Any]) -> list[str]:
         for name, known in hashes(document).items()
         if not (folder / name).is_file() or sha256_file(folder / name) != known
     ]
-
-
-def _mapped(place: Place, split: str, part: str, document: dict[str, Any]) -> Tensor:
-    """It keeps its file in the cache, where there is one, for as long as somebody has the values."""
-    dtype, expected = _stored(split, part, document)
-    sha256 = document["splits"][split]["sha256"][part]
-    path, held = place.find(array_name(split, part), npy_size(dtype, expected), sha256)
-    try:
-        # Copy on write: torch knows no read-only tensors, and pages that are only read stay those of the file.
-        values: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path}: {_why(error)}; fix: prepare the data again with --force") from error
-    if held is not None:
-        weakref.finalize(values, held.close)
-    if values.shape != expected or values.dtype != dtype:
-        raise UsageError(
-            f"{path}: holds {values.dtype} {values.shape} instead of {dtype} {expected}; "
-            "fix: prepare the data again with --force"
-        )
-    return torch.from_numpy(values)
-
-
-def _stored(split: str, part: str, document: dict[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape of an array as it lies on the disk."""
-    rows = document["splits"][split]["rows"]
-    return np.dtype(_DTYPES[part]), (rows, *_stored_shape(part, document["in_shape"]))
-
-
-def _stored_shape(part: str, in_shape: list[int]) -> list[int]:
-    """Of one sample: images lie in memory with their channels last."""
-    if part == "images":
-        return [*in_shape[1:], in_shape[0]]
-    return list(in_shape) if part in INPUTS.values() else []
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "missing"
-    return f"cannot be read ({' '.join(str(error).split())[:150]})"

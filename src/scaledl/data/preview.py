@@ -21,12 +21,12 @@ _PLOT_HEIGHT, _PLOT_WIDTH = 64, 128
 def contact_sheet(data: DataModule, config: Config, count: int, epoch: int) -> NDArray[np.uint8]:
     """uint8 [H, W, C]: the first `count` samples of this epoch, in the order and with the values of the training.
 
-    Series are drawn from the smallest to the largest value among them all. Raises UsageError for a table.
+    Series are drawn from the smallest to the largest value among them all. Raises UsageError for tables and texts.
     """
-    if data.spec.modality == "table":
+    if data.spec.modality in ("table", "text"):
         raise UsageError(
-            f"data preview: draws images and series, and {data.spec.source} is a table; `scaledl data stats` describes "
-            "its columns"
+            f"data preview: draws images and series, and {data.spec.source} is a {data.spec.modality}; `scaledl data "
+            "stats` describes what it has"
         )
     loader = data.train_loader(min(count, len(data.train)), config.data.augment, config.run.seed)
     loader.set_epoch(epoch)

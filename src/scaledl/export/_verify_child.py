@@ -103,7 +103,10 @@ def as_bytes(value: str | bytes) -> bytes:
 
 
 def normalize(inputs: Tensor, manifest: Manifest) -> Tensor:
-    """By the numbers that stand in the file: uint8 [N, H, W, C] -> float32 [N, C, H, W], others in their own shape."""
+    """By the numbers that stand in the file: uint8 [N, H, W, C] -> float32 [N, C, H, W], others in their own shape;
+    token ids are taken as they are."""
+    if manifest["input"]["layout"] == "NT":
+        return inputs.long()
     steps = manifest["preprocessing"]
     mean, std = (torch.tensor(steps[key], dtype=torch.float32) for key in ("mean", "std"))
     if inputs.dtype != torch.uint8:

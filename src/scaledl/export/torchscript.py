@@ -22,9 +22,17 @@ from scaledl.export.reference import logits_of
 from scaledl.models.quantized import convert, engine_of
 from scaledl.models.structure import Model, Structure
 from scaledl.runtime import jit
-from scaledl.runtime.artifact import CASES_FILE, LAYOUTS, MANIFEST_FILE, SCHEMA_VERSION, InputSpec
+from scaledl.runtime.artifact import (
+    CASES_FILE,
+    LAYOUTS,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILE,
+    InputSpec,
+)
 
 NUM_CASES = 8
+_LAYOUTS = {kind: layout for layout, kind in LAYOUTS.items()}
 
 
 def export_torchscript(
@@ -50,10 +58,13 @@ def export_torchscript(
     _check_fit(model.structure, data.spec)
     engine = _int8_engine(model.structure, config.engine)
     module = _float_module(model.module) if engine is None else convert(model)
-    spec = InputSpec(data.spec.in_shape, data.spec.mean, data.spec.std)
+    inputs = data.spec.inputs
+    spec = InputSpec(inputs.shape, data.spec.mean, data.spec.std, inputs.kind, inputs.vocabulary)
     cases = _cases(module, data.test, spec)
     manifest = _manifest(data.spec, engine, source)
     extra = {MANIFEST_FILE: json.dumps(manifest).encode(), CASES_FILE: save_safetensors(cases)}
+    if inputs.kind == "text":
+        extra[TOKENIZER_FILE] = data.spec.tokenizer.encode()
     with jit.quantized_engine(engine):
         return write_artifact(path, jit.save_bytes(_script(module, model.structure.family), extra), engine, source)
 
@@ -97,7 +108,7 @@ def _manifest(spec: DataSpec, engine: str | None, source: dict[str, Any]) -> dic
         "schema_version": SCHEMA_VERSION,
         "format": "torchscript",
         "labels": list(spec.labels),
-        "input": {"dtype": "float32", "layout": LAYOUTS[len(spec.in_shape)], "shape": list(spec.in_shape)},
+        "input": _input(spec),
         "preprocessing": {**_preprocessing(spec), "mean": list(spec.mean), "std": list(spec.std)},
         "output": {"kind": "logits", "dtype": "float32", "shape": [spec.num_classes]},
         "int8": {"engine": engine} if engine else None,
@@ -112,11 +123,22 @@ def _manifest(spec: DataSpec, engine: str | None, source: dict[str, Any]) -> dic
     }
 
 
+def _input(spec: DataSpec) -> dict[str, Any]:
+    """One batch, as the module takes it."""
+    what = {"layout": _LAYOUTS[spec.modality], "shape": list(spec.in_shape)}
+    if spec.modality == "text":
+        return {"dtype": "int64", **what, "vocabulary": spec.vocabulary}
+    return {"dtype": "float32", **what}
+
+
 def _preprocessing(spec: DataSpec) -> dict[str, Any]:
     """How raw values become inputs."""
+    if spec.modality == "text":
+        raw = {"dtype": "text", "layout": "N"}
+        return {"from": raw, "formula": "ids of the tokens, 0 behind them", "tokenizer": TOKENIZER_FILE}
     if spec.modality == "image":
         return {"from": {"dtype": "uint8", "layout": "NHWC"}, "formula": "(x / 255 - mean) / std", "scale": 1 / 255}
-    raw = {"dtype": "float32", "layout": LAYOUTS[len(spec.in_shape)]}
+    raw = {"dtype": "float32", "layout": _LAYOUTS[spec.modality]}
     return {"from": raw, "formula": "(x - mean) / std", "scale": 1.0}
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from torch import Tensor
 
 from scaledl.errors import UsageError
 from scaledl.run import Run
-from scaledl.runtime.signature import Inputs
+from scaledl.runtime.signature import KINDS, Inputs, Kind
 
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "scaledl.json"
 CASES_FILE = "cases.safetensors"
-LAYOUTS = {1: "NF", 2: "NCT", 3: "NCHW"}  # of a batch, by the dimensions of one input
+TOKENIZER_FILE = "tokenizer.json"
+LAYOUTS: dict[str, Kind] = {"NF": "table", "NCT": "series", "NCHW": "image", "NT": "text"}  # of a batch
 MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_TOKENIZER_BYTES = 64 * 2**20
 MAX_CASES_BYTES = 256 * 2**20
 
 
@@ -38,25 +40,37 @@ class InputSpec:
     """What one input looks like and how raw values become it.
 
     Attributes:
-        shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series.
-        mean, std: for each channel or column; of images in units where 255 is 1.
+        shape: of one input: (C, H, W) of an image, (F,) of a row, (C, T) of a series, (T,) of a text.
+        mean, std: for each channel or column; of images in units where 255 is 1. Of texts none.
+        kind: image, table, series or text; by default what `shape` says.
+        vocabulary: of texts, how many token ids there are.
+        tokenizer: of texts, the JSON of Hugging Face's library that makes T ids of each.
     """
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    kind: Kind | None = None
+    vocabulary: int = 0
+    tokenizer: str = field(default="", repr=False)
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs.of(self.shape)
+        return Inputs(self.kind or KINDS[len(self.shape)], self.shape, self.vocabulary)
 
     @property
     def is_image(self) -> bool:
-        return len(self.shape) == 3
+        return self.inputs.kind == "image"
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind == "text"
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        """(x / 255 - mean) / std of images, uint8 [N, H, W, C] -> float32 [N, C, H, W], channels_last; (x - mean) / std
-        of others, float32 [N, *shape]."""
+        """(x / 255 - mean) / std of images, uint8 [N, H, W, C] -> float32 [N, C, H, W], channels_last; token ids of
+        texts as int64 [N, T]; (x - mean) / std of others, float32 [N, *shape]."""
+        if self.is_text:
+            return inputs.long()
         return self._of_pixels(inputs) if self.is_image else self._of_values(inputs)
 
     def _of_pixels(self, images: Tensor) -> Tensor:
@@ -77,7 +91,7 @@ class InputSpec:
 class Cases:
     """Real test inputs, raw, with the outputs of the source model.
 
-    inputs: uint8 [N, H, W, C] or float32 [N, *shape]; labels: int64 [N]; logits: float32 [N, K].
+    inputs: uint8 [N, H, W, C], float32 [N, *shape], token ids int32 [N, T]; labels: int64 [N]; logits: float32 [N, K].
     """
 
     inputs: Tensor
@@ -165,7 +179,14 @@ def read_trusted(path: str | Path, *, trust: bool = False) -> bytes:
 
 def read_spec(data: bytes, path: Path) -> ArtifactSpec:
     """Labels, input and preprocessing of the artifact in `data`. Nothing of it is run. `path` is for messages."""
-    return _parse_spec(_parse_json(_extra_file(data, path, MANIFEST_FILE, MAX_MANIFEST_BYTES), f"{path}"), path)
+    spec = _parse_spec(_parse_json(_extra_file(data, path, MANIFEST_FILE, MAX_MANIFEST_BYTES), f"{path}"), path)
+    if not spec.input.is_text:
+        return spec
+    try:
+        tokenizer = _extra_file(data, path, TOKENIZER_FILE, MAX_TOKENIZER_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: its {TOKENIZER_FILE} is damaged ({error})") from error
+    return replace(spec, input=replace(spec.input, tokenizer=tokenizer))
 
 
 def read_cases(data: bytes, path: Path) -> Cases:
@@ -253,16 +274,26 @@ def _parse_spec(manifest: Mapping[str, Any], path: Path) -> ArtifactSpec:
         )
     try:
         shape = tuple(int(size) for size in manifest["input"]["shape"])
+        kind, vocabulary = LAYOUTS[manifest["input"]["layout"]], int(manifest["input"].get("vocabulary", 0))
         steps = manifest["preprocessing"]
         mean, std = (tuple(float(value) for value in steps[key]) for key in ("mean", "std"))
         engine = manifest["int8"]["engine"] if manifest["int8"] else None
         labels = tuple(str(label) for label in manifest["labels"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: its {MANIFEST_FILE} is damaged ({type(error).__name__}: {error})") from error
-    known = len(shape) in LAYOUTS and LAYOUTS[len(shape)] == manifest["input"].get("layout")
-    sizes_fit = known and min(*shape, len(labels)) >= 1 and {len(mean), len(std)} == {shape[0]}
-    if not sizes_fit or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+    spec = InputSpec(shape, mean, std, kind, vocabulary)
+    if not _fits(spec) or not labels:
         raise UsageError(
             f"{path}: its {MANIFEST_FILE} is damaged: input shape, labels, mean and std do not fit together"
         )
-    return ArtifactSpec(labels, InputSpec(shape, mean, std), engine, dict(manifest))
+    return ArtifactSpec(labels, spec, engine, dict(manifest))
+
+
+def _fits(spec: InputSpec) -> bool:
+    try:
+        inputs = spec.inputs
+    except ValueError:
+        return False
+    scaled = 0 if inputs.kind == "text" else inputs.shape[0]
+    positive = all(value > 0 for value in spec.std)
+    return {len(spec.mean), len(spec.std)} == {scaled} and all(map(math.isfinite, spec.mean + spec.std)) and positive

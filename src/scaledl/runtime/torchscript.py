@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from torch import Tensor
 from scaledl.errors import UsageError
 from scaledl.runtime import jit
 from scaledl.runtime.artifact import ArtifactSpec, InputSpec, read_spec, read_trusted
+from scaledl.runtime.tokens import encode, parse_tokenizer, text_problem
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class Predictor:
@@ -24,6 +28,7 @@ class Predictor:
 
     def __init__(self, data: bytes, spec: ArtifactSpec, batch_sizes: Sequence[int] = ()) -> None:
         self._spec = spec
+        self._tokenizer: Tokenizer | None = None
         self._shared = _load_module(data, spec)
         sizes = batch_sizes if spec.engine else ()
         self._by_size = {size: _load_module(data, spec) for size in sizes}
@@ -53,20 +58,55 @@ class Predictor:
 
         Args:
             inputs: of an image model uint8 [N, H, W, C], raw pixels, which are normalised as in training, or float
-                [N, C, H, W], already normalised; of another one float or whole numbers [N, *shape] as they stand in the
-                data, which are normalised too. A tensor or anything that `torch.as_tensor` takes.
+                [N, C, H, W], already normalised; of a text model texts, or token ids [N, T]; of another one float or
+                whole numbers [N, *shape] as they stand in the data, which are normalised too. A list of texts, a
+                tensor, or anything that `torch.as_tensor` takes.
 
         Raises:
-            UsageError: another shape or dtype, no inputs, or values that are not finite.
+            UsageError: another shape or dtype, no inputs, values that are not finite, or texts without the library that
+                makes tokens of them.
         """
+        if self.spec.is_text:
+            return self.forward(self._token_ids(inputs))
         values = torch.as_tensor(inputs)
         return self.forward(self._checked_images(values) if self.spec.is_image else self._checked_values(values))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised inputs, unchecked: float32 [N, *shape] -> [N, K]."""
+        """Logits of normalised inputs, unchecked: float32 [N, *shape], of texts int64 [N, T] -> [N, K]."""
         with torch.inference_mode():
             logits: Tensor = self._by_size.get(len(x), self._shared)(x)
         return logits
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """int64 [N, T]: what a text model gets of these texts. Raises UsageError as `predict`."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for number, text in enumerate(texts):
+            if problem := text_problem(text):
+                raise UsageError(f"inputs: number {number} {problem}")
+        self._tokenizer = self._tokenizer or parse_tokenizer(self.spec.tokenizer, "the file's tokenizer")
+        ids = encode(self._tokenizer, texts, *self.spec.shape).long()
+        if len(empty := torch.nonzero(~ids.any(1))):
+            raise UsageError(f"inputs: number {int(empty[0])} is a text without a token; wanted one at least")
+        return ids
+
+    def _token_ids(self, inputs: Any) -> Tensor:
+        if isinstance(inputs, str) or (isinstance(inputs, Sequence) and any(isinstance(one, str) for one in inputs)):
+            values = self.tokens(inputs)
+        else:
+            values = torch.as_tensor(inputs)
+        [length], vocabulary = self.spec.shape, self.spec.vocabulary
+        whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+        if not whole or values.ndim != 2 or values.shape[1] != length:
+            raise UsageError(
+                f"inputs: got {values.dtype} {list(values.shape)}; wanted texts, or token ids as whole numbers "
+                f"[N, {length}]"
+            )
+        _check_values("inputs", values)
+        if int(values.min()) < 0 or int(values.max()) >= vocabulary:
+            raise UsageError(
+                f"inputs: token ids run from {int(values.min())} to {int(values.max())}; wanted 0 to {vocabulary - 1}"
+            )
+        return values.long()
 
     def _checked_images(self, images: Tensor) -> Tensor:
         channels, height, width = self.spec.shape

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scaledl.config import ConfigError, config_keys, load_config
-from scaledl.config.schema import AugmentConfig, SeriesAugmentConfig
+from scaledl.config.schema import AugmentConfig, SeriesAugmentConfig, TextAugmentConfig
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +42,10 @@ BAD_VALUES = [
     ("series.repeat", "-1", "", f"got -1; allowed: {SHARE}"),
     ("series.noise", "11", "", f"got 11; allowed: {AMOUNT}"),
     ("series.mask", "half", "", f"got the text 'half'; allowed: {SHARE}"),
+    ("text.drop", "1", "", "got 1; allowed: a number of at least 0 and less than 1"),
+    ("text.swap", "2", "", f"got 2; allowed: {SHARE}"),
+    ("text.mask", "-0.1", "", "got -0.1; allowed: a number of at least 0 and less than 1"),
+    ("text.mask_span", "0", "", "got 0; allowed: a whole number from 1 to 1000"),
 ]
 
 
@@ -61,13 +65,15 @@ def test_bad_value_says_key_line_got_and_allowed(
 
 
 def test_every_key_has_a_bad_value_here_and_all_are_off_by_default() -> None:
-    images = set(AugmentConfig.model_fields) - {"series"}
-    keys = images | {f"series.{name}" for name in SeriesAugmentConfig.model_fields}
+    keys = set(AugmentConfig.model_fields) - {"series", "text"}
+    keys |= {f"series.{name}" for name in SeriesAugmentConfig.model_fields}
+    keys |= {f"text.{name}" for name in TextAugmentConfig.model_fields}
     assert {key for key, *_ in BAD_VALUES} == keys
     prefix = "data.augment."
     assert {info.key.removeprefix(prefix) for info in config_keys() if info.key.startswith(prefix)} == keys
     assert set(SeriesAugmentConfig().model_dump().values()) == {0}
-    off = AugmentConfig().model_dump(exclude={"policy_ops", "policy_magnitude", "series"})
+    assert set(TextAugmentConfig().model_dump(exclude={"mask_span"}).values()) == {0}
+    off = AugmentConfig().model_dump(exclude={"policy_ops", "policy_magnitude", "series", "text"})
     others = {"scale": (1, 1), "policy": "none", "blur": (0, 0), "resized_crop": (1, 1), "flip": False}
     assert off == {**dict.fromkeys(off, 0), **others}
 

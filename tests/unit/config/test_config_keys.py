@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 SOURCE_NAMES = (
     *("breast_cancer", "cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "iris", "mnist"),
-    *("prepared", "ucr", "wine"),
+    *("prepared", "text", "ucr", "wine"),
 )
 
 KEYS = {info.name: info for info in config_keys()}

@@ -3,6 +3,7 @@
 from .base import (
     FOLDER_PATTERN,
     NAME_PATTERN,
+    TOKENIZER_PATTERN,
     Auto,
     ColumnName,
     Direction,
@@ -39,6 +40,8 @@ from .data import (
     Sigma,
     SizeFactor,
     StreamConfig,
+    TextAugmentConfig,
+    TextConfig,
 )
 from .export import ExportConfig
 from .family import DropoutKind, FamilySection
@@ -66,6 +69,7 @@ __all__ = [
     "NAME_PATTERN",
     "PROXIMAL",
     "QUANTIZING",
+    "TOKENIZER_PATTERN",
     "AreaShare",
     "AugmentConfig",
     "Auto",
@@ -113,6 +117,8 @@ __all__ = [
     "Stage",
     "StreamConfig",
     "TaskConfig",
+    "TextAugmentConfig",
+    "TextConfig",
     "TrainerConfig",
     "TransformerConfig",
     "TransformerSection",

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..registry import SOURCES
-from .base import Auto, ColumnName, Fraction, OpenFraction, Section, Share, names_or_folder, registered
+from .base import (
+    TOKENIZER_PATTERN,
+    Auto,
+    ColumnName,
+    Fraction,
+    OpenFraction,
+    Section,
+    Share,
+    names_or_folder,
+    registered,
+)
 
 SizeFactor = Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)]
 AreaShare = Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)]
@@ -32,9 +42,24 @@ class SeriesAugmentConfig(Section):
     mask: Share = Field(default=0.0, description="Longest span of time that is set to the mean, as a share.")
 
 
+class TextAugmentConfig(Section):
+    """What happens to the tokens of training texts, in this order. Special tokens of a tokenizer stay as they are."""
+
+    drop: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.0, description="Probability that a token is left out; the rest moves up."
+    )
+    swap: Share = Field(default=0.0, description="Probability that a pair of neighbours is exchanged.")
+    mask: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="Share of the tokens that become the mask token (the unknown one without such), by spans.",
+    )
+    mask_span: int = Field(default=3, ge=1, le=1000, description="Tokens of such a span.")
+
+
 class AugmentConfig(Section):
     """What happens to training images, in the order crop, flip, resized crop, policy, rotation to shear together,
-    colours, blur, noise, cutout, mixing. New pixels are black. Series have their own operations; mixup is for all."""
+    colours, blur, noise, cutout, mixing. New pixels are black. Series and texts have their own operations; mixup is for
+    all but texts."""
 
     crop: int = Field(default=0, ge=0, le=64, description="Random crop after padding by this many pixels; 0 is off.")
     flip: bool = Field(default=False, description="Random horizontal flip.")
@@ -77,6 +102,7 @@ class AugmentConfig(Section):
         default=0.0, description="Paste a box of another image; alpha as above. With mixup, either, evenly."
     )
     series: SeriesAugmentConfig = Field(default_factory=SeriesAugmentConfig)
+    text: TextAugmentConfig = Field(default_factory=TextAugmentConfig)
 
 
 class PrepareConfig(Section):
@@ -160,6 +186,38 @@ class PrepareConfig(Section):
     )
 
 
+class TextConfig(Section):
+    """How texts become token ids: 0 is padding, 1 an unknown token (of a tokenizer file, what the file says)."""
+
+    tokenizer: Literal["char", "byte", "word", "bpe"] | Annotated[str, Field(pattern=TOKENIZER_PATTERN)] = Field(
+        default="word",
+        description="Made from the training texts: of characters, bytes (nothing to learn), words and signs, or "
+        "byte-level byte-pair encoding; or a tokenizer file of Hugging Face, of a pretrained model for instance.",
+    )
+    vocabulary: int = Field(
+        default=8192,
+        ge=3,
+        le=1_000_000,
+        description="Token ids that a tokenizer of characters, words or bpe gets at most, the most frequent ones.",
+    )
+    lowercase: bool = Field(default=False, description="Take capital letters as small ones.")
+    max_length: int = Field(
+        default=128,
+        ge=1,
+        le=65_536,
+        description="Tokens of a sample: what is longer is cut off, what is shorter padded. Fewer where no training "
+        "text has so many.",
+    )
+    stride: Annotated[int, Field(ge=1, le=65_536)] | Auto = Field(
+        default="auto",
+        description="Tokens from one window of a text file (data.source=text) to the next. auto: max_length - 1, so "
+        "that every token but the first is predicted once from those before it.",
+    )
+    test_fraction: OpenFraction = Field(
+        default=0.1, description="Share at the end of a text file that is the test split; val_fraction comes before it."
+    )
+
+
 class StreamConfig(Section):
     """How a training split in shards (`data.prepare.shard_mb`) is read, and where data behind a URL is kept."""
 
@@ -198,5 +256,6 @@ class DataConfig(Section):
         description="Processes of a rank that prepare batches; 0 is fastest for data in memory.",
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    text: TextConfig = Field(default_factory=TextConfig)
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     stream: StreamConfig = Field(default_factory=StreamConfig)

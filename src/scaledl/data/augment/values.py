@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor
 
-from scaledl.config.schema import AugmentConfig, SeriesAugmentConfig
-from scaledl.data.augment import sequence
+from scaledl.config.schema import AugmentConfig, Section, SeriesAugmentConfig, TextAugmentConfig
+from scaledl.data.augment import sequence, text
 from scaledl.data.augment.images import Operation, PixelsFn
+from scaledl.data.tokenizer import mask_id, special_ids
 from scaledl.errors import UsageError
+from scaledl.runtime.tokens import PADDING_ID
 
-_ALLOWED = {"table": {"mixup"}, "series": {"mixup", "series"}, "image": set(AugmentConfig.model_fields) - {"series"}}
+_ALLOWED = {
+    "table": {"mixup"},
+    "series": {"mixup", "series"},
+    "text": {"text"},
+    "image": set(AugmentConfig.model_fields) - {"series", "text"},
+}
 
 
 def build_values_fn(
@@ -29,6 +37,19 @@ def build_values_fn(
     return values
 
 
+def build_tokens_fn(inputs: Tensor, tokenizer: str, augment: AugmentConfig, seed: int) -> PixelsFn:
+    """What an augmented batch takes from token ids int32 [N, T]: int64 [B, T]. `tokenizer`: the JSON of theirs."""
+    operations = list(_token_operations(augment.text, tokenizer, seed))
+
+    def tokens(rows: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        x = inputs.index_select(0, rows).long()
+        for operation in operations:
+            x = operation(x, ids, epoch)
+        return x
+
+    return tokens
+
+
 def check_augment(augment: AugmentConfig, modality: str) -> None:
     """Raises UsageError naming what is on and does not exist for this modality."""
     default = AugmentConfig()
@@ -43,7 +64,7 @@ def check_augment(augment: AugmentConfig, modality: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return str(value.model_dump(exclude_defaults=True)) if isinstance(value, SeriesAugmentConfig) else str(value)
+    return str(value.model_dump(exclude_defaults=True)) if isinstance(value, Section) else str(value)
 
 
 def _operations(series: SeriesAugmentConfig, seed: int) -> Iterator[Operation]:
@@ -58,3 +79,24 @@ def _operations(series: SeriesAugmentConfig, seed: int) -> Iterator[Operation]:
         yield lambda x, ids, epoch: sequence.add_noise(x, ids, seed, epoch, series.noise)
     if series.mask:
         yield lambda x, ids, epoch: sequence.mask_steps(x, ids, seed, epoch, series.mask)
+
+
+def _token_operations(config: TextAugmentConfig, tokenizer: str, seed: int) -> Iterator[Operation]:
+    """Those that are on; what hides tokens comes last."""
+    if config.drop == config.swap == config.mask == 0:
+        return
+    special, hidden = torch.tensor(special_ids(tokenizer), dtype=torch.int64), mask_id(tokenizer)
+
+    def places(x: Tensor) -> dict[str, Tensor]:
+        return {"lengths": (x != PADDING_ID).sum(1), "fixed": torch.isin(x, special.to(x.device))}
+
+    if config.drop:
+        yield lambda x, ids, epoch: text.drop_tokens(
+            x, ids, seed, epoch, config.drop, padding_id=PADDING_ID, **places(x)
+        )[0]
+    if config.swap:
+        yield lambda x, ids, epoch: text.swap_tokens(x, ids, seed, epoch, config.swap, **places(x))
+    if config.mask:
+        yield lambda x, ids, epoch: text.mask_spans(
+            x, ids, seed, epoch, config.mask, mask_id=hidden, span=config.mask_span, **places(x)
+        )

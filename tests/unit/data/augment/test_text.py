@@ -109,3 +109,19 @@ def test_one_token_stays_where_all_would_go() -> None:
     kept, lengths = drop(tokens, sizes, torch.arange(200), 1.0)
     assert (lengths == 1).all()
     assert len(kept[:, 0].unique()) == 5
+
+
+def test_nothing_happens_to_tokens_that_are_fixed() -> None:
+    tokens, sizes = make_tokens([8] * 300, 9)
+    ids = torch.arange(300)
+    fixed = (tokens == 10) | (tokens == 17)  # the first and the last
+    kept, lengths = drop_tokens(tokens, ids, 3, 1, 0.9, lengths=sizes, padding_id=PAD, fixed=fixed)
+    assert (kept[:, 0] == 10).all()
+    assert (kept.gather(1, lengths.unsqueeze(1) - 1) == 17).all()
+    assert (lengths >= 3).all(), "one of the others stays, too"
+    swapped = swap_tokens(tokens, ids, 3, 1, 1.0, lengths=sizes, fixed=fixed)
+    assert (swapped[:, [0, 7]] == tokens[:, [0, 7]]).all()
+    assert (swapped != tokens).any()
+    masked = mask_spans(tokens, ids, 3, 1, 0.9, lengths=sizes, mask_id=MASK, fixed=fixed)
+    assert (masked[:, [0, 7]] == tokens[:, [0, 7]]).all()
+    assert ((masked == MASK).double().mean(0)[1:7] > 0.8).all()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaledl.config.schema import DataConfig, PrepareConfig
+from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.run import prepare
-from scaledl.data.prepared import check_files, load_prepared
+from scaledl.data.prepared import check_files
 from scaledl.errors import UsageError
 
 pytestmark = pytest.mark.unit
@@ -148,13 +148,6 @@ def test_half_a_surrogate_pair_is_dropped(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "s.jsonl", [*rows, {"text": "ab\ud800", "label": "good"}, {"label": "bad"}])
     document = prepare(source, tmp_path / "out", CONFIG)
     assert document["dropped"] == {"an empty text": 1, "no UTF-8": 1}
-
-
-def test_training_says_that_it_has_no_model_for_texts(tmp_path: Path) -> None:
-    prepare(write_csv(tmp_path / "s.csv", sentences()), tmp_path / "out", CONFIG)
-    config = DataConfig(source="prepared", root=str(tmp_path / "out"))
-    with pytest.raises(UsageError, match=r"data\.source: .*out.* modality text; allowed: image, table, series"):
-        load_prepared(config)
 
 
 def test_a_python_function_gives_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

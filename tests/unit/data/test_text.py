@@ -1,0 +1,227 @@
+"""Texts as training takes them: a prepared set, and windows of one long text."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scaledl.api.datasets import describe_data
+from scaledl.config import load_config
+from scaledl.config.schema import AugmentConfig, DataConfig, PrepareConfig
+from scaledl.data import DataModule, build_data, normalize
+from scaledl.data.prepare.run import prepare
+from scaledl.errors import UsageError
+from scaledl.runtime.tokens import encode, parse_tokenizer
+
+pytestmark = pytest.mark.unit
+
+
+def sentences(count: int = 90) -> list[tuple[str, str]]:
+    words = ("fine", "good", "happy", "sad", "bad", "awful")
+    return [
+        (f"{words[i % 6]} number{i} " + "and " * (i % 7) + words[(i * 5) % 6], "up" if i % 6 < 3 else "down")
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("texts")
+    with (place / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *sentences()])
+    prepare(place / "t.csv", place / "set", PrepareConfig(text="text", near_duplicates="keep"))
+    return place / "set"
+
+
+def load(folder: Path, source: str = "prepared", **text: Any) -> DataModule:
+    return build_data(DataConfig.model_validate({"source": source, "root": str(folder), "text": text}), seed=0)
+
+
+def texts_of(data: DataModule, split: str) -> list[str]:
+    """What the tokens say, for tokenizers that lose nothing."""
+    tokenizer = parse_tokenizer(data.spec.tokenizer, "spec")
+    return [tokenizer.decode(row) for row in getattr(data, split).inputs.tolist()]
+
+
+def test_a_prepared_set_of_texts_becomes_token_ids(folder: Path) -> None:
+    data = load(folder, tokenizer="char")
+    spec = data.spec
+    assert (spec.source, spec.modality, spec.labels, spec.target) == ("set", "text", ("down", "up"), "class")
+    longest = max(len(text) for text in texts_of(data, "train"))
+    assert spec.in_shape == (longest,) == tuple(data.test.inputs.shape[1:])
+    assert spec.inputs.vocabulary == spec.vocabulary == 2 + len(set("".join(texts_of(data, "train"))))
+    known = dict(sentences())
+    for split in ("train", "val", "test"):
+        arrays = getattr(data, split)
+        assert arrays.inputs.dtype == torch.int32
+        for text, label in zip(texts_of(data, split), arrays.labels.tolist(), strict=True):
+            assert known.get(text, "") == spec.labels[label] or split != "train"
+    assert type(spec).from_dict(spec.to_dict()) == spec
+
+
+def test_the_tokenizer_knows_the_training_split_alone(folder: Path) -> None:
+    data = load(folder, tokenizer="word")
+    vocabulary = parse_tokenizer(data.spec.tokenizer, "spec").get_vocab()
+    words = {split: set(" ".join(texts_of(data, split)).split()) for split in ("train", "test")}
+    assert {word for word in vocabulary if word.startswith("number")} <= words["train"]
+    assert (data.test.inputs == 1).any(), "numbers that only the test split has are unknown"
+    assert not (data.train.inputs == 1).any()
+
+
+def test_texts_are_cut_at_their_length(folder: Path) -> None:
+    short, whole = (load(folder, tokenizer="char", max_length=length) for length in (5, 128))
+    assert short.spec.in_shape == (5,)
+    assert torch.equal(short.train.inputs, whole.train.inputs[:, :5])
+    assert (short.train.inputs != 0).all()
+
+
+def test_the_fingerprint_covers_tokens_and_tokenizer(folder: Path) -> None:
+    found = [
+        load(folder, **keys).spec.fingerprint
+        for keys in ({}, {"tokenizer": "char"}, {"max_length": 3}, {"lowercase": True})
+    ]
+    assert len(set(found)) == 4, "also where lower case changes no token"
+    assert load(folder).spec.fingerprint == found[0]
+
+
+def test_a_batch_of_texts_is_what_a_model_takes(folder: Path) -> None:
+    data = load(folder)
+    batch = next(iter(data.train_loader(7, AugmentConfig(), seed=1)))
+    assert (batch.x.dtype, batch.x.shape) == (torch.int64, (7, *data.spec.in_shape))
+    whole = torch.cat([one.x for one in data.eval_loader("val", 4)])
+    assert torch.equal(whole, normalize(data.val.inputs, data.spec))
+    assert torch.equal(whole, data.val.inputs.long())
+
+
+AUGMENT = AugmentConfig.model_validate({"text": {"drop": 0.3, "swap": 0.3, "mask": 0.2}})
+
+
+def epoch(data: DataModule, batch_size: int, number: int = 0, state: dict | None = None, **ranks: int) -> dict:
+    loader = data.train_loader(batch_size, AUGMENT, seed=3, **ranks)
+    if state is not None:
+        loader.load_state_dict(state)
+    loader.set_epoch(number)
+    return {int(i): x for batch in loader for i, x in zip(batch.ids, batch.x, strict=False)}
+
+
+def same(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
+    return all(torch.equal(one[i], other[i]) for i in one.keys() & other.keys())
+
+
+def test_augmented_tokens_depend_on_neither_batch_rank_nor_interruption(folder: Path) -> None:
+    data = load(folder)
+    whole = epoch(data, 64)
+    ranks: dict = {}
+    for rank in range(3):
+        ranks |= epoch(data, 10, rank=rank, world_size=3)
+    assert whole.keys() == ranks.keys() == set(data.train.ids.tolist())
+    assert same(whole, ranks)
+    state = {"epoch": 0, "consumed": 20, "n": len(data.train), "seed": 3, "global_batch": 10}
+    rest = epoch(data, 7, state=state)
+    assert list(rest) == list(whole)[20:]
+    assert same(whole, rest)
+    plain = {int(i): x for i, x in zip(data.train.ids, data.train.inputs, strict=True)}
+    for other in (epoch(data, 64, 1), plain):
+        assert sum(not torch.equal(whole[i], other[i]) for i in whole) > len(whole) / 2
+
+
+@pytest.mark.parametrize("key", ["flip=true", "mixup=0.2", "series.noise=0.1"])
+def test_what_texts_do_not_have_is_refused(folder: Path, key: str) -> None:
+    augment = load_config(None, [f"data.augment.{key}"]).data.augment
+    with pytest.raises(UsageError, match=r"modality text; allowed there: text; fix: remove data\.augment"):
+        load(folder).train_loader(4, augment, seed=0)
+
+
+def test_the_description_leaves_the_tokenizer_out(folder: Path) -> None:
+    config = load_config(None, ["data.source=text", f"data.root={write(folder.parent / 'd.txt', 'ab ' * 200)}"])
+    document = describe_data(config)
+    assert (document["modality"], document["vocabulary"], document["classes"]) == ("text", 3, {})
+    assert "tokenizer" not in document
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+LINES = "".join(f"line {i} of the text\n" for i in range(60))
+
+
+def test_windows_of_a_long_text_say_it_again(tmp_path: Path) -> None:
+    root = write(tmp_path / "long.txt", LINES)
+    data = load(root, "text", tokenizer="byte", max_length=16)
+    assert (data.spec.source, data.spec.target, data.spec.labels) == ("long", "none", ())
+    assert (data.spec.in_shape, data.spec.vocabulary) == ((16,), 258)
+    parts = []
+    for split in ("train", "val", "test"):
+        arrays = getattr(data, split)
+        assert arrays.labels.tolist() == [0] * len(arrays)
+        assert torch.equal(arrays.inputs[1:, 0], arrays.inputs[:-1, -1]), "each begins with the last token before it"
+        assert (arrays.inputs[:-1] != 0).all()
+        tokens = torch.cat([arrays.inputs[0], *(row[1:] for row in arrays.inputs[1:])])
+        parts.append(bytes((tokens[tokens != 0] - 2).tolist()).decode())
+    assert "".join(parts) == LINES
+    assert all(part.endswith("\n") for part in parts)
+    assert [round(len(part) / len(LINES), 1) for part in parts] == [0.8, 0.1, 0.1]
+    ids = torch.cat([data.train.ids, data.val.ids, data.test.ids])
+    assert ids.tolist() == list(range(len(ids)))
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "starts"), [(4, "auto", [0, 3, 6]), (4, 4, [0, 4, 8]), (4, 1, range(7)), (2, 5, [0, 5])]
+)
+def test_windows_reach_the_last_token_and_no_further(
+    tmp_path: Path, length: int, stride: Any, starts: list[int]
+) -> None:
+    (tmp_path / "s").mkdir()
+    for split in ("train", "val", "test"):
+        write(tmp_path / "s" / f"{split}.txt", "abcdefghij")
+    data = load(tmp_path / "s", "text", tokenizer="byte", max_length=length, stride=stride)
+    rows = [bytes(max(0, token - 2) for token in row) for row in data.train.inputs.tolist()]
+    assert rows == [b"abcdefghij"[start : start + length].ljust(length, b"\0") for start in starts]
+
+
+def test_files_named_after_splits_are_these(tmp_path: Path) -> None:
+    for name, text in (("train", "aaaa " * 40), ("test", "bbbb " * 4)):
+        write(tmp_path / f"{name}.txt", text)
+    data = load(tmp_path, "text", tokenizer="word", max_length=8)
+    assert data.spec.vocabulary == 3
+    assert (data.train.inputs[data.train.inputs > 0] == 2).all()
+    assert (data.test.inputs[data.test.inputs > 0] == 1).all()
+    assert (data.val.inputs[data.val.inputs > 0] == 2).all(), "cut from the training text"
+
+
+def test_a_text_in_pieces_is_tokenised_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "long.txt", LINES)
+    whole = load(root, "text", max_length=16)
+    monkeypatch.setattr("scaledl.data.text._PIECE", 50)
+    assert load(root, "text", max_length=16).spec.fingerprint == whole.spec.fingerprint
+
+
+def test_the_spec_of_a_long_text_encodes_a_prompt(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "long.txt", LINES), "text", tokenizer="char", max_length=16)
+    [row] = encode(parse_tokenizer(data.spec.tokenizer, "spec"), ["line"], 16).tolist()
+    assert row[:4] == data.train.inputs[0, :4].tolist()
+    assert row[4:] == [0] * 12
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"ab\xffc")
+    write(tmp_path / "odd" / "test.txt", "abc")
+    for name, reason in (
+        ("absent.txt", "no such file or folder"),
+        ("latin.txt", "byte 2 is 0xff, which is no UTF-8"),
+        ("odd", "files named test, and none of the training split"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            load(tmp_path / name, "text")
+    with pytest.raises(UsageError, match="its val split has 1 tokens; allowed: at least 2"):
+        load(write(tmp_path / "short.txt", "abcdefgh"), "text", tokenizer="char")
+    with pytest.raises(UsageError, match=r"data\.root: missing"):
+        build_data(DataConfig(source="text"), 0)
