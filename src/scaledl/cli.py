@@ -120,6 +120,22 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _root_argument(parser)
 
 
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", nargs="?", help="run or exported file; default: the newest training run")
+    parser.add_argument("--prompt", metavar="TEXT", required=True, help="what the model goes on with")
+    parser.add_argument("--tokens", metavar="N", default="100", help="how many more (default: 100)")
+    parser.add_argument(
+        "--temperature", metavar="T", default="1", help="divides the logits; 0 takes the likeliest (default: 1)"
+    )
+    parser.add_argument("--top-k", metavar="K", help="draw from so many of the likeliest tokens")
+    parser.add_argument(
+        "--top-p", metavar="P", default="1", help="draw from the likeliest that have this share together (default: 1)"
+    )
+    parser.add_argument("--seed", metavar="N", default="0", help="of the draws (default: 0)")
+    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
+    _root_argument(parser)
+
+
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="exported files and runs (runs: eager fp32)")
     parser.add_argument("--batch-sizes", default="1,64", metavar="N[,N…]")
@@ -294,6 +310,7 @@ VERBS: dict[str, tuple[str, Arguments]] = {
     "plan": ("estimate memory and wall time before training", _plan_arguments),
     "launch": ("submit a training to Slurm", _launch_arguments),
     "evaluate": ("accuracy of a run or an exported file", _evaluate_arguments),
+    "generate": ("let a language model write on", _generate_arguments),
     "bench": ("latency of exported files and runs, interleaved", _bench_arguments),
     "report": ("write report.html of a run", _report_arguments),
     "runs": ("list the runs, or follow those that run", _runs_arguments),

@@ -5,11 +5,14 @@ Lightning, torch-pruning and the rest are imported by the verb that needs them: 
 
 from scaledl.api.datasets import Suspect, audit, changed_files, describe_data, open_data, prepare_data, preview
 from scaledl.api.files import bench, evaluate, export, report, verify
+from scaledl.api.generating import Continuation, Drawing, generate
 from scaledl.api.results import write_evaluation
 from scaledl.api.running import chain, compress, train
 from scaledl.api.searching import tune
 
 __all__ = [
+    "Continuation",
+    "Drawing",
     "Suspect",
     "audit",
     "bench",
@@ -19,6 +22,7 @@ __all__ = [
     "describe_data",
     "evaluate",
     "export",
+    "generate",
     "open_data",
     "prepare_data",
     "preview",

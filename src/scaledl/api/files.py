@@ -54,12 +54,12 @@ def evaluate(
 
     Of a run it is the model; of a quantized one the exported int8 file, whose accuracy the run's table gives.
     """
-    if target is not None and _is_file(target):
+    if target is not None and is_file(target):
         return _evaluate_file(Path(target), root, split, trust)
     run = find_run(target, root, kinds=ANY_KIND if target is not None else ("train",))
     run.verify_files("model")
     data = data_of(run, run.config)
-    name, predict = _result_of(run)
+    name, predict = result_of(run)
     return name, evaluate_split(predict, data, run.config, split), data
 
 
@@ -68,7 +68,7 @@ def bench(
 ) -> list[BenchRow]:
     """Latency of exported files and of runs (eager fp32), interleaved."""
     for target in targets:
-        _is_file(target)
+        is_file(target)
     from scaledl.bench import bench_targets
 
     return bench_targets(targets, root, batch_sizes=batch_sizes, threads=threads, rounds=rounds, trust=trust)
@@ -81,7 +81,7 @@ def report(run: Run, root: Path) -> Path:
     return write_report(run, root)
 
 
-def _result_of(run: Run) -> tuple[str, Any]:
+def result_of(run: Run) -> tuple[str, Any]:
     """What a run is used as, under its name: a model with fake quantization only foretells the int8 one."""
     from scaledl.models.quantized import convert, is_quantized
     from scaledl.models.structure import load_model
@@ -153,7 +153,8 @@ def _check_output(path: Path, force: bool) -> None:
         ) from error
 
 
-def _is_file(target: str) -> bool:
+def is_file(target: str) -> bool:
+    """Whether an exported file is meant, not a run."""
     if "\0" in target:
         raise UsageError(f"{target!r}: not a name of a file or run")
     path = Path(target)

@@ -2,6 +2,7 @@
 
 from scaledl.commands.datasets import data
 from scaledl.commands.doctoring import doctor
+from scaledl.commands.generating import generate
 from scaledl.commands.launching import launch, plan
 from scaledl.commands.listing import listing as list
 from scaledl.commands.looking import config, lineage, report, runs
@@ -18,6 +19,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "generate",
     "launch",
     "lineage",
     "list",

@@ -31,7 +31,7 @@ class CachedGPT:
     def __call__(self, ids: Tensor) -> Tensor:
         """Token ids [B, T], of which the first are those of the call before -> logits of what comes next, [B, V]."""
         ids = ids[:, -self._model.context :]
-        if ids.shape[1] <= self._length:
+        if ids.shape[1] != self._length + 1:
             self._length = 0
         x = self._model.embed(ids[:, self._length :]) + self._model.positions.table[self._length : ids.shape[1]]
         for number, block in enumerate(self._model.blocks):
@@ -58,7 +58,8 @@ class CachedGPT:
 
 
 def _heads(x: Tensor, layer: SelfAttention) -> Tensor:
-    return x.unflatten(2, (layer.num_heads, layer.head_dim)).transpose(1, 2)
+    heads: Tensor = x.unflatten(2, (layer.num_heads, layer.head_dim))
+    return heads.transpose(1, 2)
 
 
 def next_fn(model: nn.Module | Callable[[Tensor], Tensor], context: int) -> NextFn:
@@ -115,7 +116,7 @@ def choose(
 
 def restricted(logits: Tensor, top_k: int | None, top_p: float) -> Tensor:
     """Logits [B, V] with minus infinity where a token may not be drawn; the likeliest always may."""
-    ranked, order = logits.sort(1, descending=True, stable=True)
+    ranked, order = torch.sort(logits, dim=1, descending=True, stable=True)
     above = ranked.softmax(1).cumsum(1) - ranked.softmax(1)  # probability of all that are likelier
     out = above >= top_p if top_p < 1 else torch.zeros_like(above, dtype=torch.bool)
     out[:, 0] = False
