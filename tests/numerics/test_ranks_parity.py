@@ -17,6 +17,11 @@ TRAIN_SAMPLES = 1294  # of digits, after the validation split
 STEPS = 6  # in an epoch of batches of 250; the last has 44 samples
 ZERO = {stage: {"trainer.strategy": "deepspeed", "trainer.deepspeed.stage": stage} for stage in (1, 2, 3)}
 SGD = {"optimizer.name": "sgd", "optimizer.lr": 0.1}  # shows a gradient of the wrong scale, which Adam hides
+PENALTIES = {"optimizer.l1": 1e-3, "optimizer.l2": 1e-2}
+PLATEAU = {  # a rate at which the second epoch is no better than the first
+    "optimizer": {"name": "sgd", "lr": 0.7, "l1": 1e-3, "sam_rho": 0.1},
+    "scheduler": {"name": "plateau", "patience": 0},
+}
 EVERY = os.environ.get("SCALEDL_EXHAUSTIVE") == "1"
 
 
@@ -46,11 +51,14 @@ def assert_close(job: Any, expected: Any, tolerance: float = 1e-5) -> None:
         torch.testing.assert_close(weights(job)[name], value, atol=tolerance, rtol=0, msg=name)
 
 
-def assert_every_sample_once_an_epoch(*jobs_ledgers: list[dict[str, Any]], epochs: int = 3) -> None:
-    """`jobs_ledgers`: of all attempts; what an attempt did beyond the checkpoint it left is not counted twice."""
+def assert_every_sample_once_an_epoch(*jobs_ledgers: list[dict[str, Any]], epochs: int = 3, passes: int = 1) -> None:
+    """`jobs_ledgers`: of all attempts; what an attempt did beyond the checkpoint it left is not counted twice.
+
+    `passes` of a step over its batch.
+    """
     seen = Counter((line["epoch"], i) for ledger in jobs_ledgers for line in ledger for i in line["ids"])
     assert len(seen) == epochs * len({i for _, i in seen})
-    assert set(seen.values()) == {1}
+    assert set(seen.values()) == {passes}
 
 
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -58,11 +66,18 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
     "ddp on three ranks": (3, {}),
     "ddp, accumulation, clipping": (2, {"trainer.accumulate": 5, "trainer.gradient_clip": 0.5}),
     "ddp, average of weights": (2, {"trainer.ema_decay": 0.9}),
+    "ddp, penalty, SAM, plateau": (2, PLATEAU),
+    "ddp, penalties, accumulation, SWA": (2, {**PENALTIES, "trainer.accumulate": 5, "trainer.swa_start": 0.3}),
     "zero 1": (2, ZERO[1]),
     "zero 2": (2, ZERO[2]),
     "zero 3": (2, ZERO[3]),
     "zero 2, accumulation, clipping": (2, {**ZERO[2], "trainer.accumulate": 5, "trainer.gradient_clip": 0.5}),
     "zero 3, accumulation, clipping": (2, {**ZERO[3], "trainer.accumulate": 5, "trainer.gradient_clip": 0.5}),
+    "zero 2, penalties, accumulation, SWA": (
+        2,
+        {**ZERO[2], **PENALTIES, "trainer.accumulate": 5, "trainer.swa_start": 0.3},
+    ),
+    "zero 3, ftrl": (2, {**ZERO[3], "optimizer": {"name": "ftrl", "lr": 0.1, "l1": 1e-2, "l2": 1e-2}}),
     "zero 2, offloaded": (2, {**ZERO[2], "trainer.deepspeed.offload_optimizer": True}),
     "zero 3, offloaded": (
         2,
@@ -72,17 +87,22 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+def optimizer_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {} if "optimizer" in config else SGD
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ranks_train_as_one_process_does(
     name: str, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
 ) -> None:
     world_size, config = VARIANTS[name]
     strategy = {key: value for key, value in config.items() if "deepspeed" in key or key == "trainer.strategy"}
-    same = {**SGD, **{key: value for key, value in config.items() if key not in strategy}}
-    job = together(tmp_path, world_size, config={**SGD, **config}, ledger=True, inspect=True)
+    sgd = optimizer_of(config)
+    same = {**sgd, **{key: value for key, value in config.items() if key not in strategy}}
+    job = together(tmp_path, world_size, config={**sgd, **config}, ledger=True, inspect=True)
     assert job.code == 0, job.error
     assert_close(job, one(**same))
-    assert_every_sample_once_an_epoch(job.ledger())
+    assert_every_sample_once_an_epoch(job.ledger(), passes=2 if "SAM" in name else 1)
     expected = "deepspeed.runtime.engine.DeepSpeedEngine" if strategy else "ClassificationTask"
     for found in job.inspected():
         assert found["engine"].endswith(expected)
@@ -94,10 +114,11 @@ def test_ranks_that_share_no_memory_train_as_one_process_does(
     name: str, together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
 ) -> None:
     world_size, config = VARIANTS[name]
-    job = together(tmp_path, world_size, config={**SGD, **config}, ledger=True, inspect=True, sockets=True)
+    config = {**optimizer_of(config), **config}
+    job = together(tmp_path, world_size, config=config, ledger=True, inspect=True, sockets=True)
     assert job.code == 0, job.error
-    assert_close(job, one(**SGD, **config))
-    assert_every_sample_once_an_epoch(job.ledger())
+    assert_close(job, one(**config))
+    assert_every_sample_once_an_epoch(job.ledger(), passes=2 if "SAM" in name else 1)
     for found in job.inspected():
         assert found["engine"].endswith("DistributedDataParallel")
         assert not found["near"]
@@ -187,6 +208,7 @@ def test_zero_trains_convolutions_and_takes_over_from_ddp(
 Layout = tuple[int, dict[str, Any]]
 DDP_1: Layout = (1, {})
 DDP_2: Layout = (2, {})
+DUAL = {"optimizer": {"name": "adagrad_da", "lr": 0.1, "l1": 1e-3}}
 RESUMES: dict[str, tuple[Layout, Layout]] = {
     "2 to 1": (DDP_2, DDP_1),
     "1 to 2": (DDP_1, DDP_2),
@@ -195,6 +217,8 @@ RESUMES: dict[str, tuple[Layout, Layout]] = {
     "1 to zero 3 on 2": (DDP_1, (2, ZERO[3])),
     "zero 1 to zero 3": ((2, ZERO[1]), (2, ZERO[3])),
     "zero 3 to zero 2 on 3": ((2, ZERO[3]), (3, ZERO[2])),
+    "zero 2 to 1, counters of its own": ((2, {**ZERO[2], **DUAL}), (1, DUAL)),
+    "1 to zero 3, counters of its own": ((1, DUAL), (2, {**ZERO[3], **DUAL})),
     "2 to 2 with workers": ((2, {"data.num_workers": 2}), (2, {"data.num_workers": 1})),
 }
 BEFORE_THE_LAST = range(1, 3 * STEPS - 1)  # of which all ranks know before the last step
@@ -213,7 +237,7 @@ def test_a_run_goes_on_on_another_layout(
     assert "checkpoint saved" in first.error
     second = together(tmp_path, ranks_after, config=config_after, ledger=True)
     assert second.code == 0, second.error
-    assert_close(second, one())
+    assert_close(second, one(**(DUAL if "optimizer" in config_after else {})))
     assert_every_sample_once_an_epoch(second.ledger())
 
 

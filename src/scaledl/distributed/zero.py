@@ -6,6 +6,7 @@ one gathers whole tensors through DeepSpeed's `safe_get_full_*` calls: a checkpo
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -29,8 +30,6 @@ from scaledl.distributed.memory import release_free_memory, return_large_blocks
 from scaledl.distributed.ranks import Ranks
 from scaledl.distributed.saved import SavedWeights
 from scaledl.models.blank import empty_like, fill
-
-STEP = "step"  # Adam's counter: one number for a flat group, not a tensor in the shape of a parameter
 
 
 def build_zero_strategy(config: Config, environment: Any, ranks: Ranks, *, gpu: bool) -> Strategy:
@@ -143,9 +142,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         else:
             rank = distributed.get_rank()
             used = [partitions[rank] for partitions in zero.parallel_partitioned_bit16_groups]
-        for copy, weights in zip(_flat_partitions(zero), used, strict=True):
-            if weights is not None and (copy.dtype, copy.device) == (weights.dtype, weights.device):
-                copy.data = weights.data
+        for own, weights in zip(_flat_partitions(zero), used, strict=True):
+            if weights is not None and (own.dtype, own.device) == (weights.dtype, weights.device):
+                own.data = weights.data
         if not hasattr(zero, "fp32_partitioned_groups_flat"):
             zero._link_all_hp_params()  # to where they are now
 
@@ -224,15 +223,14 @@ class ZeroStrategy(DeepSpeedStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         self._link()
         inner, parameters = self._inner, self._parameters()
-        keys = [key for key in _state_keys(inner) if key != STEP]
-        step = _any_state(inner).get(STEP)
+        keys, counters = _state_keys(inner), _counters(_any_state(inner))
         state: dict[int, dict[str, Any]] = {}
-        for number, parameter in enumerate(parameters if keys or step is not None else []):
+        for number, parameter in enumerate(parameters if keys or counters else []):
             tensors: dict[str, Any] = {
                 key: Deferred(_shape(parameter), torch.float32, partial(self._whole_state, parameter, key))
                 for key in keys
             }
-            state[number] = tensors if step is None else {STEP: torch.as_tensor(float(step)), **tensors}
+            state[number] = {**copy.deepcopy(counters), **tensors}
         return {"state": state, "param_groups": self._plain_groups()}
 
     def _whole_state(self, parameter: nn.Parameter, key: str) -> Tensor:
@@ -279,20 +277,20 @@ class ZeroStrategy(DeepSpeedStrategy):
         if not saved:
             return
         first = next(iter(saved.values()))
-        keys = [key for key in first if key != STEP]
-        self._make_room(keys, first.get(STEP))
+        counters = _counters(first)
+        keys = [key for key in first if key not in counters]
+        self._make_room(keys, counters)
         for number, parameter in enumerate(self._parameters()):
             for key in keys:
                 _set_full(parameter, saved[number][key].to(self.root_device), key)
 
-    def _make_room(self, keys: list[str], step: Any) -> None:
+    def _make_room(self, keys: list[str], counters: dict[str, Any]) -> None:
         """DeepSpeed has no optimizer state before its first step: make what that step would make."""
         zero = self.deepspeed_engine.optimizer
         for flat in _flat_partitions(zero):
             state = self._inner.state[flat]
             state.update({key: torch.zeros_like(flat) for key in keys})
-            if step is not None:
-                state[STEP] = torch.as_tensor(float(step))
+            state.update(copy.deepcopy(counters))
         self._link()
 
     def _link(self) -> None:
@@ -384,7 +382,18 @@ def _any_state(inner: Optimizer) -> dict[str, Any]:
 
 
 def _state_keys(inner: Optimizer) -> list[str]:
-    return [key for key, value in _any_state(inner).items() if value is not None]
+    """Of what has the shape of a parameter."""
+    state = _any_state(inner)
+    return [key for key, value in state.items() if value is not None and key not in _counters(state)]
+
+
+def _counters(state: dict[str, Any]) -> dict[str, Any]:
+    """Single numbers, such as Adam's step: one for a flat group."""
+    return {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, int | float) or (isinstance(value, Tensor) and value.ndim == 0)
+    }
 
 
 def _state_names(module: nn.Module) -> list[str]:

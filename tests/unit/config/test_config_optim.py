@@ -90,7 +90,8 @@ def test_somebodys_own_optimizer_may_use_every_key(monkeypatch: pytest.MonkeyPat
     ("overrides", "key", "words"),
     [
         (["trainer.strategy=deepspeed", "optimizer.name=lamb"], "optimizer.name", "one of sgd, momentum"),
-        (["trainer.strategy=deepspeed", "optimizer.name=muon"], "optimizer.name", "parts of parameters only"),
+        (["trainer.strategy=deepspeed", "optimizer.name=muon"], "optimizer.name", "of which each rank has parts"),
+        (["trainer.strategy=deepspeed", "optimizer.name=adagrad"], "optimizer.name", "ftrl without penalties"),
         (["trainer.strategy=deepspeed", "optimizer.sam_rho=0.1"], "optimizer.sam_rho", "with DeepSpeed"),
         (["trainer.strategy=deepspeed", "trainer.gradient_clip_value=1"], "trainer.gradient_clip_value", "DeepSpeed"),
         (["trainer={strategy: deepspeed, deepspeed: {stage: 3}}", "optimizer.l1=1"], "optimizer.l1", "with stage 3"),

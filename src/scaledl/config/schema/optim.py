@@ -185,7 +185,10 @@ class SchedulerConfig(MethodSection):
     )
 
 
-_BY_PARAMETER = ("lamb", "muon")  # look at a parameter as a whole, of which ZeRO gives a rank a part
+_NOT_IN_PARTS = {
+    **dict.fromkeys(("lamb", "muon"), "it looks at whole parameters, of which each rank has parts"),
+    "adagrad": "it makes its sums before parameters are cut up; ftrl without penalties is the same method",
+}
 
 
 def optim_conflicts(optimizer: OptimizerConfig, scheduler: SchedulerConfig, trainer: TrainerConfig) -> list[Conflict]:
@@ -209,9 +212,9 @@ def optim_conflicts(optimizer: OptimizerConfig, scheduler: SchedulerConfig, trai
 def _deepspeed_conflicts(optimizer: OptimizerConfig, trainer: TrainerConfig) -> list[Conflict]:
     """DeepSpeed's optimizer sees flat parts of parameters and of gradients, and keeps both to itself."""
     found = []
-    if optimizer.name in _BY_PARAMETER:
-        others = ", ".join(name for name in optimizer.takes if name not in _BY_PARAMETER)
-        allowed = f"one of {others}: each rank has parts of parameters only"
+    if optimizer.name in _NOT_IN_PARTS:
+        others = ", ".join(name for name in optimizer.takes if name not in _NOT_IN_PARTS)
+        allowed = f"one of {others}; not {optimizer.name}: {_NOT_IN_PARTS[optimizer.name]}"
         found.append(Conflict("optimizer.name", "trainer.strategy", optimizer.name, allowed))
     if optimizer.sam_rho is not None:
         found.append(_without("optimizer.sam_rho", f"{optimizer.sam_rho:g}", "trainer.strategy", "DeepSpeed"))
