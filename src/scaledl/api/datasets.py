@@ -82,8 +82,8 @@ def open_data(config: Config) -> DataModule:
 def describe_data(config: Config) -> dict[str, Any]:
     """What there is to say about the data of a config; of a prepared set without reading its arrays.
 
-    Keys: source, modality, labels, rows and classes by split, fingerprint; of images in_shape, mean and std; of a
-    prepared set all that its `dataset.json` has. Raises UsageError for a URL.
+    Keys: source, modality, labels, rows by split, classes by split (nothing where there are none), fingerprint; of
+    images in_shape, mean and std; of a prepared set all that its `dataset.json` has. Raises UsageError for a URL.
     """
     if (folder := _prepared_folder(config, "inspect and stats")) is not None:
         from scaledl.data.prepare.items import SPLITS
@@ -151,6 +151,10 @@ def audit(run: Run, splits: list[str]) -> tuple[list[Suspect], int]:
     config = run.config
     folder = _prepared_folder(config, "audit")
     data = data_of(run, config)
+    if data.spec.target != "class":
+        raise UsageError(
+            f"data audit: doubts labels of classes, and what {run.path} learned is of target {data.spec.target}"
+        )
     module = load_model(run.model_dir).module.eval()
     keys = {} if folder is None else _keys(folder)
     suspects: list[Suspect] = []

@@ -46,8 +46,9 @@ def _print_prepared(out: Path, document: dict[str, Any], page: Path) -> None:
     console.result(f"left out  {_left_out(out, document)}")
     console.result(f"page      {page}")
     source = str(out) if "/" in str(out) else f"./{out}"
-    family = {"image": [], "text": ["model.family=transformer"]}.get(document["modality"], ["model.family=mlp"])
-    console.result(f"try next:\n  {command('train', f'data.source={source}', *family)}")
+    from scaledl.data.prepare.next_step import training_keys
+
+    console.result(f"try next:\n  {command('train', f'data.source={source}', *training_keys(document))}")
 
 
 def _left_out(out: Path, document: dict[str, Any]) -> str:
@@ -63,7 +64,9 @@ def _what(document: dict[str, Any]) -> str:
     shape = "x".join(map(str, document["in_shape"])) if document.get("in_shape") else ""
     if document["modality"] == "table":
         shape = f"of {len(document['columns'])} columns"
-    return " ".join(filter(None, [document["modality"], shape])) + f", {len(document['labels'])} classes"
+    target, count = document.get("target", "class"), len(document["labels"])
+    learned = {"numbers": f"{count} numbers to predict", "none": "no labels", "tags": f"{count} tags"}
+    return " ".join(filter(None, [document["modality"], shape])) + f", {learned.get(target, f'{count} classes')}"
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -84,9 +87,13 @@ def _inspect(args: argparse.Namespace) -> None:
     console = get_console()
     console.result(f"data set     {document['source']}  {_what(document)}")
     console.result(f"rows         {', '.join(f'{count:,} {split}' for split, count in document['rows'].items())}")
+    if document.get("target", "class") != "class":
+        console.result(f"target       {document['target']}")
     if document["classes"]:
         console.result(f"classes      {_shortened(document['labels'])}")
         console.result(f"balance      {_balance(document)}")
+    elif document["labels"]:
+        console.result(f"numbers      {_shortened(document['labels'])}")
     if "columns" in document:
         console.result(f"columns      {_shortened([column['name'] for column in document['columns']])}")
     console.result(f"fingerprint  {document['fingerprint']}")
@@ -104,12 +111,10 @@ def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
     if args.json:
         return print_json(document)
     console = get_console()
-    counts, splits, count = document["classes"], document["splits"], document["num_problems"]
-    low, high = min(counts.values(), default=0), max(counts.values(), default=0)
-    balance = f"{low:,} to {high:,} items of a class" if low < high else f"{high:,} items of every class"
+    splits, count = document["splits"], document["num_problems"]
     console.result(f"source    {source}  not prepared; {document['kind']}, {document['modality']}")
     console.result(f"items     {document['items']:,}{_sizes(document)}")
-    console.result(f"classes   {len(counts):,}: {_shortened(list(counts))}; {balance}")
+    console.result(_surveyed_classes(document))
     said = ", ".join(f"{rows:,} {split}" for split, rows in splits.items())
     console.result(f"splits    {said or 'none that the source says'}")
     console.result(f"problems  {f'{count:,}; the first:' if count else 'none that shows so far'}")
@@ -117,6 +122,15 @@ def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
         console.result(f"  {problem['key']}: {problem['reason']}")
     console.result(f"try next:\n  {command('data', 'prepare', source, '--out', 'FOLDER')}")
     return None
+
+
+def _surveyed_classes(document: dict[str, Any]) -> str:
+    counts = document["classes"]
+    if not counts:
+        return f"target    {document['target']}"
+    low, high = min(counts.values()), max(counts.values())
+    balance = f"{low:,} to {high:,} items of a class" if low < high else f"{high:,} items of every class"
+    return f"classes   {len(counts):,}: {_shortened(list(counts))}; {balance}"
 
 
 def _sizes(document: dict[str, Any]) -> str:
@@ -150,15 +164,26 @@ def _stats(args: argparse.Namespace) -> None:
     counts, total = document["classes"], max(1, document["rows"]["train"])
     rows = [
         [name, *(f"{counts[split][i]:,}" for split in SPLITS), f"{100 * counts['train'][i] / total:.1f} %"]
-        for i, name in enumerate(document["labels"])
+        for i, name in enumerate(document["labels"] if counts else ())
     ]
-    get_console().table(["class", *SPLITS, "share of train"], rows)
+    if counts:
+        get_console().table(["class", *SPLITS, "share of train"], rows)
+    if targets := _targets(document):
+        get_console().table(["to predict", "mean", "std"], targets)
     if "columns" in document:
         return get_console().table(["column", "kind", "mean", "std", "min", "max", "missing"], _column_rows(document))
     if "mean" not in document:
         return None
     values = zip(_channels(document), document["mean"], document["std"], strict=True)
     return get_console().table(["channel", "mean", "std"], [[name, f"{m:.4f}", f"{s:.4f}"] for name, m, s in values])
+
+
+def _targets(document: dict[str, Any]) -> list[list[str]]:
+    """Of numbers that are to be predicted what they are in training; a prepared set says it by number."""
+    if document.get("targets"):
+        return [[one["name"], _figure(one["mean"]), _figure(one["std"])] for one in document["targets"]]
+    found = zip(document["labels"], document.get("target_mean", ()), document.get("target_std", ()), strict=False)
+    return [[name, _figure(mean), _figure(std)] for name, mean, std in found]
 
 
 def _channels(document: dict[str, Any]) -> list[str]:

@@ -93,6 +93,9 @@ SOURCES = Registry(
         "breast_cancer": Entry(
             "scaledl.data.tables:load_breast_cancer", "569 tumours, 30 measures, 2 classes.", "Street et al. 1993"
         ),
+        "diabetes": Entry(
+            "scaledl.data.tables:load_diabetes", "442 patients, 10 measures; a number to predict.", "Efron et al. 2004"
+        ),
         "ucr": Entry("scaledl.data.ucr:load_ucr", "A set of the UCR/UEA archive, in data.root.", "Dau et al. 2019"),
         "text": Entry("scaledl.data.text:load_text", "One long text of yours, in windows of tokens, in data.root."),
         "prepared": Entry("scaledl.data.prepared:load_prepared", "What `scaledl data prepare` made, in data.root.", ""),

@@ -20,7 +20,8 @@ Target = Literal["class", "classes", "numbers", "tags", "mask", "none"]
 """What a sample's label is.
 
 class: one class, int64 []. classes: any of them, float32 [K] of 0 and 1. numbers: float32 [K]. tags: a class for each
-step, int64 [T]; mask: for each pixel, int64 [H, W]; both with IGNORED where there is none. none: nothing, int64 [], 0.
+step, int64 [T]; mask: for each pixel, int64 [H, W], which `Arrays` may hold as int16; both with IGNORED where there is
+none. none: nothing, int64 [], 0.
 """
 IGNORED = -100
 
@@ -31,10 +32,11 @@ class RawData:
 
     Attributes:
         inputs: of the training: images uint8 [N, H, W, C], rows of a table float32 [N, F], or series float32 [N, C, T].
-        labels: int64 [N], in 0..len(label_names)-1.
+        labels: [N, ...], as `target` says; by default int64 [N], in 0..len(label_names)-1.
         test_inputs: as `inputs`, [M, ...].
-        test_labels: int64 [M].
-        label_names: one name for each class.
+        test_labels: as `labels`, [M, ...].
+        label_names: one name for each class, or number; none where there is nothing to learn.
+        target: what the labels are.
     """
 
     inputs: Tensor
@@ -42,6 +44,7 @@ class RawData:
     test_inputs: Tensor
     test_labels: Tensor
     label_names: tuple[str, ...]
+    target: Target = "class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class Arrays:
 
     Attributes:
         inputs: uint8 [N, H, W, C], float32 [N, F] or [N, C, T], or token ids int32 [N, T]; contiguous.
-        labels: int64 [N].
+        labels: [N, ...], as the data's `Target` says; of classes int64 [N].
         ids: int64 [N]; a sample keeps its id in whatever split it lands.
     """
 
@@ -68,7 +71,8 @@ class Arrays:
 
 class Batch(NamedTuple):
     """x: float32 [B, *in_shape], normalised, images in channels_last; of texts token ids, int64 [B, T].
-    y: int64 [B], or the share of each class, float32 [B, K], where samples are mixed. ids: int64 [B].
+    y: int64 [B], or the share of each class, float32 [B, K], where samples are mixed; other targets as `Target` says.
+    ids: int64 [B].
 
     With one row and no id, the batch only keeps this rank in step with others that have samples; it counts for nothing.
     """
@@ -98,6 +102,7 @@ class DataSpec:
         tokenizer: of texts, the JSON of a Hugging Face tokenizer that cuts and pads them to T ids, with 0.
         vocabulary: of texts, how many token ids there are.
         categories: of tables, see `Inputs.categories`.
+        target_mean, target_std: of numbers that are to be predicted, of each over the training split; else empty.
     """
 
     source: str
@@ -111,6 +116,8 @@ class DataSpec:
     tokenizer: str = ""
     vocabulary: int = 0
     categories: tuple[int, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -149,6 +156,8 @@ class DataSpec:
                 tokenizer=str(values.get("tokenizer", "")),
                 vocabulary=int(values.get("vocabulary", 0)),
                 categories=tuple(int(count) for count in values.get("categories", ())),
+                target_mean=tuple(float(value) for value in values.get("target_mean", ())),
+                target_std=tuple(float(value) for value in values.get("target_std", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"data spec: not readable ({type(error).__name__}: {error})") from error
@@ -165,6 +174,13 @@ def statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     columns = inputs.transpose(0, 1).reshape(inputs.shape[1], -1).double()
     deviations = columns.std(dim=1, correction=0)
     return tuple(columns.mean(dim=1).tolist()), tuple(torch.where(deviations > 1e-6, deviations, 1.0).tolist())
+
+
+def number_statistics(labels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each number that is to be predicted, float32 [N, K]; of a constant one 1."""
+    values = labels.double()
+    deviations = values.std(dim=0, correction=0)
+    return tuple(values.mean(dim=0).tolist()), tuple(torch.where(deviations > 0, deviations, 1.0).tolist())
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

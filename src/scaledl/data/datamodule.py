@@ -10,17 +10,15 @@ from torch import Tensor
 
 from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
-from scaledl.data.arrays import IGNORED, Arrays, DataSpec, RawData, fingerprint, statistics
+from scaledl.data.arrays import IGNORED, Arrays, DataSpec, RawData, fingerprint, number_statistics, statistics
 from scaledl.data.loader import BatchLoader
 from scaledl.data.position import LoaderOptions
-from scaledl.data.split import stratified_split
+from scaledl.data.raw import check_raw
+from scaledl.data.split import plain_split, stratified_split
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.split import Stream
-from scaledl.errors import UsageError
-from scaledl.runtime.signature import KINDS
 
 Split = Literal["train", "val", "test"]
-_ALLOWED = {(torch.uint8, "image"), (torch.float32, "table"), (torch.float32, "series")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,8 @@ class DataModule:
 
 
 def build_data(config: DataConfig, seed: int) -> DataModule:
-    """Load the source and hold out a stratified validation split, seeded by `seed`. A prepared set has its own.
+    """Load the source and hold out a validation split, seeded by `seed`, of classes stratified. A prepared set has its
+    own.
 
     Raises:
         UsageError: unknown source, files missing or damaged, too few samples of a class.
@@ -91,8 +90,8 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     if isinstance(found, DataModule):
         return found
     raw = found
-    _check(raw, config.source)
-    kept, held = stratified_split(raw.labels, config.val_fraction, seed, raw.label_names)
+    check_raw(raw, config.source)
+    kept, held = _split(raw, config.val_fraction, seed)
     size = len(raw.labels)
     known = Arrays(raw.inputs, raw.labels, torch.arange(size))
     test_ids = torch.arange(size, size + len(raw.test_labels))
@@ -101,45 +100,34 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
         "val": known.take(held),
         "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids),
     }
-    return DataModule(_describe(config.source, splits, raw.label_names), **splits)
+    return DataModule(_describe(config.source, splits, raw), **splits)
 
 
-def _describe(source: str, splits: dict[str, Arrays], labels: tuple[str, ...]) -> DataSpec:
-    inputs = splits["train"].inputs
+def _split(raw: RawData, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    if raw.target == "class":
+        return stratified_split(raw.labels, fraction, seed, raw.label_names)
+    return plain_split(len(raw.labels), fraction, seed)
+
+
+def _describe(source: str, splits: dict[str, Arrays], raw: RawData) -> DataSpec:
+    inputs, labels, target = splits["train"].inputs, raw.label_names, raw.target
     mean, std = statistics(inputs)
-    return DataSpec(source, in_shape_of(inputs), labels, mean, std, fingerprint(splits, labels))
+    meaning = "" if target == "class" else target
+    scaled = number_statistics(splits["train"].labels) if target == "numbers" else ((), ())
+    return DataSpec(
+        source=source,
+        in_shape=in_shape_of(inputs),
+        labels=labels,
+        mean=mean,
+        std=std,
+        fingerprint=fingerprint(splits, labels, meaning),
+        target=target,
+        target_mean=scaled[0],
+        target_std=scaled[1],
+    )
 
 
 def in_shape_of(inputs: Tensor) -> tuple[int, ...]:
     """Of one input as a model gets it: (C, H, W) of images that are stored as [N, H, W, C]."""
     sizes = tuple(inputs.shape[1:])
     return (sizes[-1], *sizes[:-1]) if inputs.dtype == torch.uint8 else sizes
-
-
-def _check(raw: RawData, source: str) -> None:
-    """Reject what a source may not hand over, naming the part."""
-    for name, inputs, labels in (
-        ("training", raw.inputs, raw.labels),
-        ("test", raw.test_inputs, raw.test_labels),
-    ):
-        if problem := _problem(inputs, labels, len(raw.label_names)):
-            raise UsageError(f"data.source: {source}, {name} set: {problem}")
-    if raw.inputs.shape[1:] != raw.test_inputs.shape[1:]:
-        sizes = tuple(raw.inputs.shape[1:]), tuple(raw.test_inputs.shape[1:])
-        raise UsageError(f"data.source: {source}: training inputs are {sizes[0]}, test inputs {sizes[1]}")
-
-
-def _problem(inputs: Tensor, labels: Tensor, num_classes: int) -> str | None:
-    if (inputs.dtype, KINDS.get(inputs.ndim - 1)) not in _ALLOWED:
-        return (
-            f"inputs are {inputs.dtype} with {inputs.ndim} dimensions, expected torch.uint8 [N, H, W, C], or "
-            "torch.float32 [N, F] or [N, C, T]"
-        )
-    if labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
-        return f"{len(inputs)} inputs, labels {labels.dtype} {tuple(labels.shape)}; expected one torch.int64 for each"
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        return f"labels run from {low} to {high}, but there are {num_classes} class names"
-    if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-        return "some inputs are NaN or infinite"
-    return None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scaledl.config.schema import AugmentConfig
 from scaledl.data.arrays import Arrays, Batch, DataSpec, build_normalizer
-from scaledl.data.augment import Mix, build_pixels_fn, build_tokens_fn, build_values_fn, check_augment
+from scaledl.data.augment import Mix, build_masks_fn, build_pixels_fn, build_tokens_fn, build_values_fn, check_augment
 from scaledl.data.hashing import ORDER, generator
 from scaledl.data.position import LoaderOptions, PositionedLoader
 from scaledl.data.workers import prepared
@@ -55,13 +55,21 @@ class BatchLoader(PositionedLoader):
 
 def build_samples_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int) -> SamplesFn:
     """(rows, their ids, epoch) -> model inputs, and labels or shares of classes. Raises UsageError for augmentation
-    that inputs of this kind do not have."""
-    check_augment(augment, spec.modality)
+    that inputs or targets of this kind do not have."""
+    check_augment(augment, spec.modality, spec.target)
     inputs_fn, finish = _build_inputs_fn(arrays, spec, augment, seed)
     if augment.mixup or augment.cutmix:
-        mix = Mix(arrays, inputs_fn, augment, spec.num_classes, seed)
+        mix = Mix(arrays, inputs_fn, augment, spec.num_classes if spec.target == "class" else 0, seed)
         return lambda rows, ids, epoch: _first_finished(finish, *mix(rows, ids, epoch))
-    return lambda rows, ids, epoch: (finish(inputs_fn(rows, ids, epoch)), arrays.labels.index_select(0, rows))
+    labels_fn = _build_labels_fn(arrays, spec, augment, seed)
+    return lambda rows, ids, epoch: (finish(inputs_fn(rows, ids, epoch)), labels_fn(rows, ids, epoch))
+
+
+def _build_labels_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int) -> InputsFn:
+    """What there is to learn of some rows: masks move with their images."""
+    if spec.target == "mask":
+        return build_masks_fn(arrays.labels, augment, seed)
+    return lambda rows, ids, epoch: arrays.labels.index_select(0, rows)
 
 
 def _build_inputs_fn(

@@ -9,11 +9,12 @@ from typing import Any
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import Arrays, DataSpec
 from scaledl.data.datamodule import DataModule, in_shape_of
-from scaledl.data.mapped import mapped, stored_size, texts
+from scaledl.data.mapped import mapped, stored_size, target_of, texts
 from scaledl.data.one_hot import one_hot
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.store import hashes
 from scaledl.data.stream.place import Place, build_stream, open_place
+from scaledl.data.tags import tokenize_tagged
 from scaledl.data.text import text_spec, tokenize
 from scaledl.errors import UsageError
 from scaledl.run.files import sha256_file
@@ -46,14 +47,21 @@ def load_prepared(config: DataConfig) -> DataModule:
         }
     mean, std = _statistics(document)
     spec = DataSpec(
-        place.name,
-        in_shape_of(splits["val"].inputs),
-        tuple(document["labels"]),
-        mean,
-        std,
-        document["fingerprint"],
+        source=place.name,
+        in_shape=in_shape_of(splits["val"].inputs),
+        labels=tuple(document["labels"]),
+        mean=mean,
+        std=std,
+        fingerprint=document["fingerprint"],
+        **_target(document),
     )
     return DataModule(spec, stream if streamed else splits["train"], splits["val"], splits["test"])
+
+
+def _target(document: dict[str, Any]) -> dict[str, Any]:
+    """What a spec says of the targets."""
+    scaled = {f"target_{name}": tuple(one[name] for one in document.get("targets", ())) for name in ("mean", "std")}
+    return {"target": target_of(document), **scaled}
 
 
 def _check_filled(place: Place, document: dict[str, Any]) -> None:
@@ -67,12 +75,15 @@ def _check_filled(place: Place, document: dict[str, Any]) -> None:
 
 def _of_texts(place: Place, document: dict[str, Any], config: DataConfig) -> DataModule:
     """Tokenised as `data.text` says: the set itself has texts."""
-    found, tokenizer = tokenize({split: texts(place, split, document) for split in SPLITS}, config.text)
-    splits = {
-        split: Arrays(tokens, *(mapped(place, split, part, document) for part in ("labels", "ids")))
-        for split, tokens in found.items()
-    }
-    return DataModule(text_spec(place.name, splits, tuple(document["labels"]), "class", tokenizer), **splits)
+    labels = {split: mapped(place, split, "labels", document) for split in SPLITS}
+    found = {split: texts(place, split, document) for split in SPLITS}
+    if target_of(document) == "tags":
+        tokens, labels, tokenizer = tokenize_tagged(found, labels, config.text)
+    else:
+        tokens, tokenizer = tokenize(found, config.text)
+    splits = {split: Arrays(tokens[split], labels[split], mapped(place, split, "ids", document)) for split in SPLITS}
+    spec = text_spec(place.name, splits, tuple(document["labels"]), target_of(document), tokenizer)
+    return DataModule(dataclasses.replace(spec, **_target(document)), **splits)
 
 
 def _statistics(document: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

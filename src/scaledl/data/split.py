@@ -1,4 +1,4 @@
-"""Stratified, seeded splits."""
+"""Seeded splits, stratified where there are classes."""
 
 from __future__ import annotations
 
@@ -41,3 +41,12 @@ def stratified_split(
         held.append(rows[:count])
         kept.append(rows[count:])
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+def plain_split(count: int, fraction: float, seed: int, key: str = "data.val_fraction") -> tuple[Tensor, Tensor]:
+    """Hold out this share of `count` rows, at least one, never all. As `stratified_split`, without classes."""
+    if count < 2:
+        raise UsageError(f"{key}: got {count} samples; allowed: at least 2, one to train on and one to hold out")
+    rows = torch.randperm(count, generator=generator(seed, SPLIT))
+    held = min(max(round(count * fraction), 1), count - 1)
+    return rows[held:].sort().values, rows[:held].sort().values

@@ -6,7 +6,7 @@ import torch
 
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import RawData
-from scaledl.data.split import stratified_split
+from scaledl.data.split import plain_split, stratified_split
 
 TEST_FRACTION = 0.2
 TEST_SEED = 20_240_229  # as of digits: the test set is part of the source
@@ -25,6 +25,19 @@ def load_wine(config: DataConfig) -> RawData:
 def load_breast_cancer(config: DataConfig) -> RawData:
     """569 tumours, 30 columns, malignant or benign (Street, Wolberg and Mangasarian 1993). `config` is not used."""
     return _load("breast_cancer")
+
+
+def load_diabetes(config: DataConfig) -> RawData:
+    """442 patients, 10 columns; how far the disease has got after a year, a number (Efron et al. 2004).
+
+    `config` is not used.
+    """
+    from sklearn import datasets
+
+    bunch = datasets.load_diabetes(scaled=False)
+    features, labels = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).float().unsqueeze(1)
+    train, test = plain_split(len(labels), TEST_FRACTION, TEST_SEED)
+    return RawData(features[train], labels[train], features[test], labels[test], ("progression",), "numbers")
 
 
 def _load(name: str) -> RawData:

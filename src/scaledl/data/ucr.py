@@ -11,8 +11,8 @@ from torch import Tensor
 from scaledl.config.schema import DataConfig, PrepareConfig
 from scaledl.data.arrays import RawData
 from scaledl.data.prepare.items import Item
-from scaledl.data.prepare.labels import class_names, with_labels
 from scaledl.data.prepare.series import collect_series
+from scaledl.data.prepare.targets import labelled
 from scaledl.errors import UsageError
 
 ARCHIVE = "https://timeseriesclassification.com"
@@ -25,8 +25,8 @@ def load_ucr(config: DataConfig) -> RawData:
     """
     folder = _folder(config)
     collected = collect_series(folder, PrepareConfig())
-    items, unlabelled = with_labels(collected.items)
-    dropped = [*collected.dropped, *unlabelled]
+    found = labelled(collected, PrepareConfig())
+    items, dropped = found.items, [*collected.dropped, *found.dropped]
     if dropped:
         raise UsageError(
             f"{folder}: {len(dropped)} series cannot be used, the first: {dropped[0].key}: {dropped[0].reason}; "
@@ -37,11 +37,11 @@ def load_ucr(config: DataConfig) -> RawData:
         raise UsageError(
             f"{folder}: needs NAME_TRAIN and NAME_TEST, and no others; fix: scaledl data prepare {folder} --out FOLDER"
         )
-    names = class_names(items)
+    names = found.names(items)
     steps = max(len(item.content[0]) for item in items)
     inputs = {split: _padded(mine, steps) for split, mine in parts.items()}
-    labels = {split: torch.tensor([names.index(str(item.label)) for item in mine]) for split, mine in parts.items()}
-    return RawData(inputs["train"], labels["train"], inputs["test"], labels["test"], names)
+    labels = {split: torch.from_numpy(found.array(mine, names)) for split, mine in parts.items()}
+    return RawData(inputs["train"], labels["train"], inputs["test"], labels["test"], names, found.target)
 
 
 def _folder(config: DataConfig) -> Path:

@@ -48,9 +48,10 @@ def render_dataset(folder: Path, document: dict[str, Any]) -> str:
             commands=_commands(folder, document),
             pictures=pictures,
             small=document["modality"] == "image" and document["in_shape"][1] < _SMALL,
-            more_classes=max(0, len(document["labels"]) - _MOST_CLASSES) if pictures else 0,
+            more_classes=max(0, len(document["labels"]) - _MOST_CLASSES) if len(pictures) > 1 else 0,
             splits=_SPLITS,
             classes=_classes(document),
+            targets=document.get("targets", []),
             charts=_charts(document),
             dropped=_dropped(folder),
             made=_made(document),
@@ -59,10 +60,10 @@ def render_dataset(folder: Path, document: dict[str, Any]) -> str:
 
 
 def _commands(folder: Path, document: dict[str, Any]) -> list[str]:
-    """Images are what this version trains on."""
-    if document["modality"] != "image":
-        return []
-    return [f"scaledl train data.source={shlex.quote(_as_folder(folder))}"]
+    from scaledl.data.prepare.next_step import training_keys
+
+    words = [f"data.source={shlex.quote(_as_folder(folder))}", *training_keys(document)]
+    return [f"scaledl train {' '.join(words)}"]
 
 
 def _as_folder(folder: Path) -> str:
@@ -78,6 +79,8 @@ def _metrics(document: dict[str, Any]) -> Pairs:
 
 def _classes(document: dict[str, Any]) -> list[dict[str, Any]]:
     counts = document["profile"]["classes"]
+    if not counts:
+        return []
     total = max(1, sum(counts["train"]))
     return [
         {
@@ -90,10 +93,12 @@ def _classes(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pictures(folder: Path, document: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """The first images of each class; where there are shards, of the first one."""
+    """The first images of each class, or of all; where there are shards, of the first one."""
     from scaledl.data.prepare.shards import training_images
 
     images, labels = training_images(folder, document)
+    if document.get("target", "class") != "class":
+        return [("all", [_png(image) for image in images[:_MOST_CLASSES]])]
     return [
         (name, [_png(images[row]) for row in np.flatnonzero(labels == i)[:_EACH]])
         for i, name in enumerate(document["labels"][:_MOST_CLASSES])

@@ -16,7 +16,7 @@ from scaledl.errors import UsageError
 pytestmark = pytest.mark.unit
 
 SOURCE_NAMES = (
-    *("breast_cancer", "cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "iris", "mnist"),
+    *("breast_cancer", "cifar10", "cifar100", "diabetes", "digits", "fashion_mnist", "imagenet", "iris", "mnist"),
     *("prepared", "text", "ucr", "wine"),
 )
 

@@ -108,11 +108,25 @@ class AugmentConfig(Section):
 class PrepareConfig(Section):
     """How `scaledl data prepare` makes a data set; training does not look at it."""
 
-    kind: Literal["auto", "image_folder", "npz", "webdataset", "huggingface", "table", "text", "series", "python"] = (
-        Field(default="auto", description="What the source is; auto looks at its files.")
+    kind: Literal[
+        "auto", "image_folder", "npz", "webdataset", "huggingface", "table", "text", "conll", "series", "python"
+    ] = Field(default="auto", description="What the source is; auto looks at its files.")
+    target: Literal["auto", "class", "classes", "numbers", "tags", "mask", "none"] = Field(
+        default="auto",
+        description="What is to be learned of a sample: its class, any of several classes, numbers, a tag for each "
+        "word or step, a class for each pixel, nothing. auto: what the source has; numbers where more than 50 labels "
+        "have fractions.",
     )
     label: ColumnName | None = Field(
-        default=None, description="Column with the class. Default: the one named label, target, class or y."
+        default=None, description="Column with the label. Default: the one named label, target, class or y."
+    )
+    targets: list[ColumnName] = Field(
+        default=[],
+        max_length=10_000,
+        description="Columns with the labels, where there are several: numbers, or 0 and 1 for each class.",
+    )
+    labels_separator: str | None = Field(
+        default=None, min_length=1, max_length=10, description="What stands between the classes of a sample: a;b."
     )
     text: ColumnName | None = Field(default=None, description="Column with the text, of a text source with columns.")
     group: ColumnName | None = Field(

@@ -6,6 +6,7 @@ depends on its batch: they are the same on any rank, with any batch size, in any
 
 from scaledl.data.augment.crop_flip import BUFFER_LIMIT, CropFlip, Draws, draw
 from scaledl.data.augment.images import PixelsFn, build_pixels_fn
+from scaledl.data.augment.masks import build_masks_fn
 from scaledl.data.augment.mix import Mix
 from scaledl.data.augment.values import build_tokens_fn, build_values_fn, check_augment
 
@@ -15,6 +16,7 @@ __all__ = [
     "Draws",
     "Mix",
     "PixelsFn",
+    "build_masks_fn",
     "build_pixels_fn",
     "build_tokens_fn",
     "build_values_fn",

@@ -54,7 +54,8 @@ class Mix:
     def __init__(
         self, arrays: Arrays, inputs_fn: PixelsFn, augment: AugmentConfig, num_classes: int, seed: int
     ) -> None:
-        """`inputs_fn` gives pixels; where samples are no images, and only mixup is on, values of any shape."""
+        """`inputs_fn` gives pixels; where samples are no images, and only mixup is on, values of any shape. Without
+        `num_classes` the labels are numbers, or shares, themselves."""
         self._arrays, self._inputs_fn, self._seed = arrays, inputs_fn, seed
         self._num_classes, self._shape = num_classes, arrays.inputs.shape[1:]
         self._mixup, self._cutmix = augment.mixup > 0, augment.cutmix > 0
@@ -74,7 +75,8 @@ class Mix:
         return MixDraws(partner, *weights, cut, y, x)
 
     def __call__(self, rows: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Inputs float32 [B, H, W, C] of 0..255, or [B, ...]; and the share of each class, float32 [B, num_classes]."""
+        """Inputs float32 [B, H, W, C] of 0..255, or [B, ...]; and the share of each class, float32 [B, num_classes], or
+        the mixture of other labels."""
         draws = self.draw(ids, epoch)
         own = float_pixels(self._inputs_fn(rows, ids, epoch), self._shape)
         partner_ids = self._arrays.ids.index_select(0, draws.partner)
@@ -82,7 +84,7 @@ class Mix:
         input_weights, weights = self._weights(draws)
         inputs = (own * input_weights).add_(other * (1 - input_weights))
         weights = weights.float().unsqueeze(1)
-        return inputs, self._one_hot(rows) * weights + self._one_hot(draws.partner) * (1 - weights)
+        return inputs, self._shares(rows) * weights + self._shares(draws.partner) * (1 - weights)
 
     def _weights(self, draws: MixDraws) -> tuple[Tensor, Tensor]:
         """Of the sample itself: in each value, float32 [B, H or 1, W or 1, 1], and in the label, float64 [B]."""
@@ -96,5 +98,6 @@ class Mix:
         pixel_weights = torch.where(draws.cut.view(-1, 1, 1, 1), outside, mixed)
         return pixel_weights, torch.where(draws.cut, kept, draws.mixup_weight)
 
-    def _one_hot(self, rows: Tensor) -> Tensor:
-        return F.one_hot(self._arrays.labels.index_select(0, rows), self._num_classes).float()
+    def _shares(self, rows: Tensor) -> Tensor:
+        labels = self._arrays.labels.index_select(0, rows)
+        return F.one_hot(labels, self._num_classes).float() if self._num_classes else labels

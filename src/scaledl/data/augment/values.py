@@ -50,8 +50,8 @@ def build_tokens_fn(inputs: Tensor, tokenizer: str, augment: AugmentConfig, seed
     return tokens
 
 
-def check_augment(augment: AugmentConfig, modality: str) -> None:
-    """Raises UsageError naming what is on and does not exist for this modality."""
+def check_augment(augment: AugmentConfig, modality: str, target: str = "class") -> None:
+    """Raises UsageError naming what is on and does not exist for this modality, or would not fit such targets."""
     default = AugmentConfig()
     on = [name for name in AugmentConfig.model_fields if getattr(augment, name) != getattr(default, name)]
     odd = [name for name in on if name not in _ALLOWED[modality]]
@@ -60,6 +60,22 @@ def check_augment(augment: AugmentConfig, modality: str) -> None:
         raise UsageError(
             f"data.augment.{odd[0]}: got {_shown(getattr(augment, odd[0]))}, and the data are of modality {modality}; "
             f"allowed there: {allowed}; fix: remove {', '.join(f'data.augment.{name}' for name in odd)}"
+        )
+    _check_target(augment, target)
+
+
+def _check_target(augment: AugmentConfig, target: str) -> None:
+    """Raises UsageError for what would leave a label behind where its pixel, step or token goes."""
+    moving = {"policy": augment.policy != "none"} if target == "mask" else {}
+    if target == "tags":
+        shifts = {f"series.{name}": bool(getattr(augment.series, name)) for name in ("crop", "warp", "repeat")}
+        moving = shifts | {f"text.{name}": bool(getattr(augment.text, name)) for name in ("drop", "swap")}
+    mixed = {name: bool(getattr(augment, name)) for name in ("mixup", "cutmix")}
+    on = [name for name, is_on in (moving | (mixed if target in ("mask", "tags", "none") else {})).items() if is_on]
+    if on:
+        raise UsageError(
+            f"data.augment.{on[0]}: is on, and what is to be learned of a sample is of target {target}, which it does "
+            f"not go with; fix: remove {', '.join(f'data.augment.{name}' for name in on)}"
         )
 
 

@@ -8,11 +8,15 @@ from itertools import islice
 from pathlib import Path
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.conll import SUFFIXES as CONLL_SUFFIXES
+from scaledl.data.prepare.conll import collect_conll
 from scaledl.data.prepare.folder import EXTENSIONS, collect_folder
+from scaledl.data.prepare.fortunes import is_fortunes
 from scaledl.data.prepare.function import PREFIX, collect_function
 from scaledl.data.prepare.hf_layout import is_described, is_hub
 from scaledl.data.prepare.huggingface import collect_huggingface
-from scaledl.data.prepare.items import Collected
+from scaledl.data.prepare.items import Collected, listed_label
+from scaledl.data.prepare.mask_folder import collect_masks, has_masks
 from scaledl.data.prepare.npz import collect_npz
 from scaledl.data.prepare.series import collect_series, is_archive_table
 from scaledl.data.prepare.sources import COLUMN_KEYS, is_pattern
@@ -22,8 +26,11 @@ from scaledl.data.prepare.webdataset import collect_webdataset
 from scaledl.errors import UsageError, require_extra
 
 KINDS: dict[str, Callable[[Path, PrepareConfig], Collected]] = {
-    "image_folder": lambda source, config: collect_folder(source),
-    "npz": lambda source, config: collect_npz(source),
+    "image_folder": lambda source, config: (
+        collect_masks(source) if has_masks(source) else collect_folder(source, classes=config.target != "none")
+    ),
+    "npz": collect_npz,
+    "conll": collect_conll,
     "table": collect_table,
     "text": collect_text,
     "series": collect_series,
@@ -36,6 +43,7 @@ _IMAGE_KEYS = {"size", "fit", "channels", "max_pixels", "min_side", "max_ratio",
 _SUFFIXES = {
     **{".npz": "npz", ".csv": "table", ".tsv": "table", ".parquet": "table", ".jsonl": "text", ".ts": "series"},
     **{".tar": "webdataset", ".arrow": "huggingface"},
+    **dict.fromkeys(CONLL_SUFFIXES, "conll"),
 }
 _PATTERNS = {".tar": "webdataset", ".arrow": "huggingface", ".parquet": "huggingface"}
 _MOST_FILES = 10_000  # looked at in a folder, to tell what it is
@@ -43,7 +51,7 @@ _MOST_FILES = 10_000  # looked at in a folder, to tell what it is
 
 def collect(source: Path, kind: str, config: PrepareConfig) -> Collected:
     """Raises UsageError for a source that its reader cannot use."""
-    if kind in ("image_folder", "npz"):
+    if kind == "image_folder":
         require_extra("PIL", "vision")
     try:
         collected = KINDS[kind](source, config)
@@ -68,7 +76,8 @@ def _check_names(source: Path, collected: Collected) -> None:
         _check_text(name, "a column", name)
     for item in collected.items:
         _check_text(item.key, "the name", item.key)
-        _check_text(item.label or "", "the label", item.key)
+        for label in item.label if isinstance(item.label, tuple) else (listed_label(item.label),):
+            _check_text(str(label or ""), "the label", item.key)
     if collected.kind == "python" and collected.modality == "table":  # files were decoded
         for item in collected.items:
             _check_text("".join(cell for cell in item.content if isinstance(cell, str)), "a cell", item.key)
@@ -120,6 +129,8 @@ def _kind_of_pattern(source: Path) -> str:
 
 
 def _kind_of_file(path: Path, config: PrepareConfig) -> str:
+    if is_fortunes(path):
+        return "text"
     return "huggingface" if is_hub(path) else _by_suffix(path, config)
 
 
@@ -134,6 +145,8 @@ def _kind_of_folder(root: Path, config: PrepareConfig) -> str:
     """What its files say: images or shards anywhere, else tables or series in the folder, else texts below it."""
     if is_described(root):
         return "huggingface"
+    if is_fortunes(root):
+        return "text"
     files: list[Path] = []
     for path in islice(_files(root), _MOST_FILES):
         if path.suffix.lower() in EXTENSIONS:
@@ -149,7 +162,8 @@ def _kind_of_folder(root: Path, config: PrepareConfig) -> str:
         raise UsageError(
             f"{root}: holds files of several kinds ({', '.join(sorted(found))}); fix: name one with data.prepare.kind"
         )
-    texts = any(path.suffix.lower() == ".txt" and path.parent != root for path in files)
+    unlabelled = config.target == "none"
+    texts = any(path.suffix.lower() == ".txt" and (path.parent != root or unlabelled) for path in files)
     return found.pop() if found else "text" if texts else "image_folder"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from scaledl.data.arrays import Target
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.shards import shard_files
 from scaledl.run.files import is_sha256
@@ -79,17 +80,50 @@ def _are(value: Any, sound_fn: Callable[[Any], bool]) -> bool:
 
 
 def _are_labels(value: Any, document: dict[str, Any]) -> bool:
-    return _are(value, _is_text) and len(value) > 0
+    return _are(value, _is_text) and (len(value) > 0) != (_target(document) == "none")
 
 
 def _is_profile(value: Any, document: dict[str, Any]) -> bool:
-    """Of each split, a count for each class."""
+    """Of each split, a count for each class, where there are such."""
     classes, labels = value.get("classes") if isinstance(value, dict) else None, document.get("labels")
+    if _target(document) in ("numbers", "none"):
+        return classes == {}
     return (
         isinstance(classes, dict)
         and isinstance(labels, list)
         and all(_are(classes.get(split), _is_count) and len(classes[split]) == len(labels) for split in SPLITS)
     )
+
+
+def _target(document: dict[str, Any]) -> Any:
+    return document.get("target", "class")
+
+
+def _is_target(value: Any, document: dict[str, Any]) -> bool:
+    """It says nothing where there are classes."""
+    if "target" not in document:
+        return True
+    masks = value != "mask" or document["modality"] == "image"
+    tags = value != "tags" or document["modality"] in ("text", "series")
+    return isinstance(value, str) and value in get_args(Target) and masks and tags
+
+
+def _are_targets(value: Any, document: dict[str, Any]) -> bool:
+    """Of each number that is to be predicted what it is in training."""
+    labels = document.get("labels")
+    if _target(document) != "numbers":
+        return True
+    named = _are(value, lambda one: isinstance(one, dict) and _is_quantity(one))
+    return named and isinstance(labels, list) and [one.get("name") for one in value] == labels
+
+
+def _is_quantity(one: dict[str, Any]) -> bool:
+    return all(_is_number(one.get(name)) for name in ("mean", "std", "min", "max")) and one["std"] > 0
+
+
+def _is_width(value: Any, document: dict[str, Any]) -> bool:
+    """How many tags the longest sample has."""
+    return _target(document) != "tags" or (_is_count(value) and value > 0)
 
 
 def _is_shape(value: Any, document: dict[str, Any]) -> bool:
@@ -122,13 +156,16 @@ def _is_column(column: Any, kinds: Sequence[str]) -> bool:
         return False
     if column["kind"] == "category":
         return _are(column.get("categories"), _is_text) and len(column["categories"]) > 0
-    return all(_is_number(column.get(name)) for name in ("mean", "std", "min", "max")) and column["std"] > 0
+    return _is_quantity(column)
 
 
 _COMMON: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "plan": lambda value, _: isinstance(value, dict),
     "fingerprint": lambda value, _: is_sha256(value),
+    "target": _is_target,
     "labels": _are_labels,
+    "targets": _are_targets,
+    "tags": _is_width,
     "profile": _is_profile,
     "notes": lambda value, _: _are(value, _is_text),
     "dropped": lambda value, _: isinstance(value, dict) and all(map(_is_count, value.values())),

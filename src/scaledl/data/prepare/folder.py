@@ -14,12 +14,12 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
 _IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
-def collect_folder(root: Path) -> Collected:
-    """Every file below the classes' folders. Raises UsageError when there is no class with an image."""
+def collect_folder(root: Path, *, classes: bool = True) -> Collected:
+    """Every file below the classes' folders, without `classes` every file at all. Raises UsageError for none."""
     items: list[Item] = []
     dropped: list[Dropped] = []
     digest = hashlib.sha256()
-    for key, label, split, path in find_class_files(root, EXTENSIONS, "image", dropped):
+    for key, label, split, path in find_class_files(root, EXTENSIONS, "image", dropped, classes=classes):
         found = path.stat()
         digest.update(f"{key}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape"))
         items.append(Item(key, label, split, path))
@@ -28,20 +28,22 @@ def collect_folder(root: Path) -> Collected:
 
 
 def find_class_files(
-    root: Path, extensions: Sequence[str], what: str, dropped: list[Dropped]
+    root: Path, extensions: Sequence[str], what: str, dropped: list[Dropped], *, classes: bool = True
 ) -> list[tuple[str, str, str, Path]]:
     """Key, class, split and path of every file in a class's folder; others with these names go to `dropped`.
+
+    Without `classes` files may lie anywhere.
 
     Raises UsageError where there is none.
     """
     found: list[tuple[str, str, str, Path]] = []
-    for split, folder in _splits(root):
+    for split, folder in splits_of(root):
         above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-        for key in _files(folder, root, dropped):
+        for key in files_of(folder, root, dropped):
             label, *below = key.removeprefix(above).split("/")
             if not key.lower().endswith(tuple(extensions)):
                 dropped.append(Dropped(key, f"no {what} by its name; known: {' '.join(extensions)}"))
-            elif not below:
+            elif not below and classes:
                 dropped.append(Dropped(key, "lies beside the classes' folders, so it has no label"))
             else:
                 found.append((key, label, split, root / key))
@@ -53,7 +55,7 @@ def find_class_files(
     return found
 
 
-def _splits(root: Path) -> list[tuple[str, Path]]:
+def splits_of(root: Path) -> list[tuple[str, Path]]:
     """Split names and their folders; one without a name where the classes lie in the root itself."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     named = [(split_named(path.name), path) for path in folders]
@@ -68,7 +70,7 @@ def _splits(root: Path) -> list[tuple[str, Path]]:
     return named
 
 
-def _files(folder: Path, root: Path, dropped: list[Dropped]) -> Iterator[str]:
+def files_of(folder: Path, root: Path, dropped: list[Dropped]) -> Iterator[str]:
     """Keys of regular files. Links are followed inside the root only, and never round in circles."""
     top = os.path.realpath(root)
     key = "" if folder == root else folder.relative_to(root).as_posix()

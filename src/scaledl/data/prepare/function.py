@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import Target
 from scaledl.data.prepare import series as series_files
 from scaledl.data.prepare import text as text_files
-from scaledl.data.prepare.items import Collected, Dropped, Item
+from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
 from scaledl.data.prepare.sources import column, given_split, no_columns
 from scaledl.data.prepare.table import Cell, label_of
 from scaledl.data.prepare.times import read_times
@@ -23,6 +24,7 @@ from scaledl.errors import UsageError, require_extra
 
 PREFIX = "python:"
 _KEYS = ("x", "label", "split", "group", "time")
+_SEVERAL = Mapping | list | tuple | set | frozenset | np.ndarray
 _MOST_DIGITS = 300  # of a whole number; no float holds a longer one
 
 
@@ -77,8 +79,10 @@ def _collected(
     for key, sample in zip(keys, samples, strict=True):
         _check_columns(source, key, sample["x"], first)
         item = _item(key, sample, modality, columns, times)
-        digest.update(repr((key, item.label, item.split, item.group, item.time)).encode(errors="surrogatepass"))
-        digest.update(_bytes(item.content))
+        mask = isinstance(item.label, Mask)
+        said = (key, None if mask else item.label, item.split, item.group, item.time)
+        digest.update(repr(said).encode(errors="surrogatepass"))
+        digest.update(_bytes(item.content) + (_bytes(item.label.content) if mask else b""))
         reason = _problem(item, modality, timed=bool(times))
         if reason:
             dropped.append(Dropped(key, reason))
@@ -88,7 +92,26 @@ def _collected(
         raise UsageError(f"{source}: no sample that can be used; the first: {dropped[0].reason}")
     if modality == "series":
         series_files.check_channels(items)
-    return Collected("python", items, dropped, (), digest.hexdigest(), modality, columns)
+    stamp = digest.hexdigest()
+    return Collected("python", items, dropped, (), stamp, modality, columns, _target(source, samples, items))
+
+
+def _target(source: Path, samples: list[Mapping[str, Any]], items: list[Item]) -> Target | None:
+    """What the labels are, where it shows: masks, or a tag for each word or step."""
+    masks = sum(isinstance(item.label, Mask) for item in items)
+    if masks not in (0, len(items)):
+        raise UsageError(f"{source}: {masks} of {len(items)} samples have masks; expected all or none")
+    tagged = all(_is_tagged(sample) for sample in samples)
+    return "mask" if masks else "tags" if tagged else None
+
+
+def _is_tagged(sample: Mapping[str, Any]) -> bool:
+    x, label = sample["x"], sample["label"]
+    if isinstance(x, list | tuple):
+        return isinstance(label, list | tuple) and len(label) == len(x)
+    steps = x.shape[-1] if isinstance(x, np.ndarray) and x.dtype.kind == "f" else 0
+    whole = isinstance(label, np.ndarray) and label.dtype.kind in "iu" and label.ndim == 1
+    return steps > 1 and (whole or isinstance(label, list | tuple)) and len(label) == steps
 
 
 def _timed(samples: list[Mapping[str, Any]]) -> bool:
@@ -102,7 +125,7 @@ def _problem(item: Item, modality: str, *, timed: bool) -> str:
         return text_files.problem(item.content)
     if modality == "series":
         return series_files.problem(item.content)
-    return "no label" if modality == "image" and item.label is None else ""
+    return ""
 
 
 def _check_columns(source: Path, key: str, x: Any, first: set[str]) -> None:
@@ -113,9 +136,9 @@ def _check_columns(source: Path, key: str, x: Any, first: set[str]) -> None:
 
 def _item(key: str, sample: Mapping[str, Any], modality: str, columns: list[str], times: dict[str, float]) -> Item:
     split = given_split(str(sample["split"]), key) if sample.get("split") is not None else ""
-    label = label_of(_cell(sample["label"]))
+    label = _label(key, sample["label"])
     group = None if sample.get("group") is None else str(sample["group"])
-    content = sample["x"]
+    content = _words(sample["x"])
     if modality == "table":
         content = tuple(_cell(content[name]) for name in columns)
     elif modality == "series":
@@ -133,9 +156,24 @@ def _check_sample(source: Path, number: int, sample: Any) -> None:
     odd = [str(key) for key in sample if key not in _KEYS]
     if odd:
         raise UsageError(f"{source}: sample {number}: got the key {odd[0]!r}; allowed: {', '.join(_KEYS)}")
-    _check_cells(source, number, {key: value for key, value in sample.items() if key != "x"})
+    _check_cells(source, number, {key: value for key, value in sample.items() if key not in ("x", "label")})
+    _check_label(source, number, sample["label"])
     if isinstance(sample["x"], Mapping):
         _check_cells(source, number, sample["x"])
+
+
+def _check_label(source: Path, number: int, label: Any) -> None:
+    """One value, a list of such, or whole numbers [H, W]."""
+    if isinstance(label, np.ndarray):
+        mask = label.ndim == 2 and label.dtype.kind in "iu"
+        if not mask and (label.dtype.kind not in "iufbU" or label.ndim != 1):
+            raise UsageError(
+                f"{source}: sample {number}: label is {label.dtype} {label.shape}; allowed: one value, a list of "
+                "such, or whole numbers [H, W]"
+            )
+        return
+    for cell in label if isinstance(label, list | tuple | set | frozenset) else [label]:
+        _check_cells(source, number, {"label": cell})
 
 
 def _check_cells(source: Path, number: int, cells: Mapping[Any, Any]) -> None:
@@ -144,7 +182,7 @@ def _check_cells(source: Path, number: int, cells: Mapping[Any, Any]) -> None:
             raise UsageError(
                 f"{source}: sample {number}: got the column name {name!r} ({type(name).__name__}); allowed: texts"
             )
-        if isinstance(value, Mapping | list | tuple | set | np.ndarray):
+        if isinstance(value, _SEVERAL):
             raise UsageError(f"{source}: sample {number}: {name} is a {type(value).__name__}; allowed: one value")
         if isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS:
             raise UsageError(
@@ -153,8 +191,25 @@ def _check_cells(source: Path, number: int, cells: Mapping[Any, Any]) -> None:
             )
 
 
+def _label(key: str, label: Any) -> Any:
+    """A name; of several a tuple; of whole numbers [H, W] a mask."""
+    if isinstance(label, np.ndarray) and label.ndim == 2:
+        return Mask(f"{key}.label", label.copy())
+    if isinstance(label, np.ndarray):
+        return tuple(label_of(_cell(cell)) for cell in label.tolist())
+    if isinstance(label, list | tuple):
+        return tuple(label_of(_cell(cell)) for cell in label)
+    if isinstance(label, set | frozenset):
+        return tuple(sorted(str(cell) for cell in label))
+    return label_of(_cell(label))
+
+
+def _words(x: Any) -> Any:
+    return " ".join(map(str, x)) if isinstance(x, list | tuple) else x
+
+
 def _modality(source: Path, number: int, x: Any) -> str:
-    if isinstance(x, str):
+    if isinstance(x, str) or (isinstance(x, list | tuple) and all(isinstance(word, str) for word in x)):
         return "text"
     if isinstance(x, Mapping):
         return "table"
@@ -165,7 +220,7 @@ def _modality(source: Path, number: int, x: Any) -> str:
     got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
     raise UsageError(
         f"{source}: sample {number}: x is {got}; allowed: uint8 [H, W, C] with C 1 or 3 for images, floats [C, T] for "
-        "series (no H, W or C is 0), a text, or a dict for a row"
+        "series (no H, W or C is 0), a text or a list of words, or a dict for a row"
     )
 
 

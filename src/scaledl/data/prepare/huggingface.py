@@ -11,8 +11,8 @@ from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.arrow_files import RowGroups, Shard, is_image_type
 from scaledl.data.prepare.delimited import check_names
 from scaledl.data.prepare.hf_layout import class_names, descriptions, find_files
-from scaledl.data.prepare.items import Collected, Dropped
-from scaledl.data.prepare.sources import column, label_column, listed, named_columns, stamp_of_times
+from scaledl.data.prepare.items import Collected
+from scaledl.data.prepare.sources import column, label_columns, listed, named_columns, stamp_of_times
 from scaledl.data.prepare.table import Row, cells_of, rows_of, table_of
 from scaledl.data.prepare.text import collected_texts
 from scaledl.errors import UsageError, require_extra
@@ -34,11 +34,12 @@ class _Set:
         self._names = {shard.name: names for shard, names in zip(self.shards, named, strict=True)}
         self._check_classes()
         self.classes = list(named[0])
-        only = self.classes[0] if config.label is None and len(self.classes) == 1 else config.label
+        unsaid = config.label is None and not config.targets and config.target != "none"
+        only = self.classes[0] if unsaid and len(self.classes) == 1 else config.label
         self.config = config.model_copy(update={"label": only})
 
-    def label(self) -> str:
-        return self.columns[label_column(self.source, self.columns, self.config)]
+    def labels(self) -> list[str]:
+        return [self.columns[place] for place in label_columns(self.source, self.columns, self.config)]
 
     def named(self) -> dict[str, str]:
         """Columns of group, time and split, by what they are."""
@@ -114,12 +115,14 @@ def _table(data: _Set) -> Collected:
 
 def _texts(data: _Set, text: str) -> Collected:
     column(data.source, data.columns, text, "text")
-    label, named = data.label(), data.named()
-    kept = list(dict.fromkeys([text, label, *named.values()]))
+    labels, named = data.labels(), data.named()
+    kept = list(dict.fromkeys([text, *labels, *named.values()]))
     rows = [row for shard in data.shards for row in data.rows(shard, kept)]
     places = {key: kept.index(name) for key, name in named.items()}
-    items, dropped = rows_of(rows, kept.index(label), places, lambda cells: "" if cells[0] is None else str(cells[0]))
-    return collected_texts(data.source, items, dropped, "")
+    items, dropped = rows_of(
+        rows, [kept.index(name) for name in labels], places, lambda cells: "" if cells[0] is None else str(cells[0])
+    )
+    return replace(collected_texts(data.source, items, dropped, ""), label_names=labels)
 
 
 def _images(data: _Set, image: str) -> Collected:
@@ -130,17 +133,16 @@ def _images(data: _Set, image: str) -> Collected:
                 f"data.prepare.{key}: got {getattr(data.config, key)!r}, but {data.source} has images, which are not "
                 "split by it; allowed: data.prepare.split, or none of them"
             )
-    label, named = data.label(), data.named()
-    kept = list(dict.fromkeys([label, *named.values()]))
+    labels, named = data.labels(), data.named()
+    kept = list(dict.fromkeys([*labels, *named.values()]))
     groups = RowGroups(image)
     rows: list[Any] = []
     for shard in data.shards:
         found = zip(data.rows(shard, kept), shard.images(image, groups), strict=True)
         rows += [(key, split, [*cells, stored]) for (key, split, cells), stored in found]
     places = {key: kept.index(name) for key, name in named.items()}
-    items, dropped = rows_of(rows, kept.index(label), places, lambda cells: cells[-1])
-    dropped += [Dropped(item.key, "no label") for item in items if item.label is None]
-    return Collected("huggingface", [item for item in items if item.label is not None], dropped)
+    items, dropped = rows_of(rows, [kept.index(name) for name in labels], places, lambda cells: cells[-1])
+    return Collected("huggingface", items, dropped, label_names=labels)
 
 
 def _image_column(source: Path, images: Sequence[str]) -> str:
@@ -154,7 +156,7 @@ def _text_column(data: _Set) -> str | None:
     """The one column of texts beside the label; None where there are other features, which make a table."""
     import pyarrow
 
-    apart = {data.label(), *data.named().values(), *data.config.exclude}
+    apart = {*data.labels(), *data.named().values(), *data.config.exclude}
     left = [name for name in data.columns if name not in apart]
     if len(left) != 1 or left[0] in data.config.categorical or left[0] in data.classes:
         return None

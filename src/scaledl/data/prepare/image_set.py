@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,21 @@ from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.chunks import Chunks, Decoded
 from scaledl.data.prepare.clean import exact_copies, near_copies, without_alike
 from scaledl.data.prepare.images import BadImageError, Look, Pixels, Target, look
-from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item
-from scaledl.data.prepare.layout import Layout, check_dropped, class_counts, dropped_counts, lay_out, write_layout
+from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item, Mask
+from scaledl.data.prepare.layout import (
+    Layout,
+    check_dropped,
+    class_counts,
+    described,
+    dropped_counts,
+    lay_out,
+    write_layout,
+)
+from scaledl.data.prepare.masks import Masks, read_masks
 from scaledl.data.prepare.shards import write_shards
 from scaledl.data.prepare.split import split_items
 from scaledl.data.prepare.store import WORK, clear, histogram, write_images
+from scaledl.data.prepare.targets import Labelled, labelled
 from scaledl.errors import UsageError
 
 _AUTO_SIZE = 224
@@ -27,18 +38,25 @@ _AUTO_SIZE = 224
 
 def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: PrepareConfig) -> dict[str, Any]:
     """Write the arrays and lists; returns what the document says of them."""
-    items, target = collected.items, _target(collected, config)
+    found, target = labelled(collected, config), _target(collected, config)
+    items = found.items
+    _check_shards(found, config)
     settings = config.model_dump(mode="json", include={"fit", "max_pixels", "min_side", "max_ratio"})
     work = {**plan, "settings": settings, "stamp": collected.stamp, "target": vars(target)}
     chunks = Chunks(out / WORK, work, items, target)
     decoded = chunks.decode_all(config)
     if not len(decoded.rows):
         raise UsageError(f"none of {len(items)} items is an image; the first: {decoded.dropped[0].reason}")
+    masks = None
+    if found.target == "mask":
+        masks, found, decoded = _with_masks(found, decoded, config)
+        items = found.items
     kept, copies, groups = _clean(items, decoded, config)
-    dropped = [*collected.dropped, *decoded.dropped, *copies]
+    dropped = [*collected.dropped, *found.dropped, *decoded.dropped, *copies]
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
     numbers = decoded.rows[kept]
     layout = lay_out(
+        found,
         [items[number] for number in numbers.tolist()],
         lambda labels, chosen, names: split_items(labels, [item.split for item in chosen], groups, names, config),
     )
@@ -46,8 +64,32 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
     shape = (target.height, target.width, 1 if grey else target.channels)
     clear(out)
     document = _save(out, layout, numbers, dropped, chunks, shape, config)
+    if masks is not None:
+        document["profile"]["classes"] = masks.write(out, layout, shape[:2], config)
     sizes = _sizes(decoded.looks)
     return {**document, "plan": plan, "notes": [*collected.notes, *_notes(target, sizes)], "sizes": sizes}
+
+
+def _check_shards(found: Labelled, config: PrepareConfig) -> None:
+    if config.shard_mb and found.target != "class":
+        raise UsageError(
+            f"data.prepare.shard_mb: got {config.shard_mb}, and what is to be learned is {found.target}; shards hold "
+            "images with their classes; allowed: 0"
+        )
+
+
+def _with_masks(found: Labelled, decoded: Decoded, config: PrepareConfig) -> tuple[Masks, Labelled, Decoded]:
+    """The masks of what was decoded, and what is left: images whose masks can be used."""
+    masks, by_row = read_masks(found.items, decoded.rows, decoded.looks, found.given, config)
+    items = list(found.items)
+    lost = [one for one in by_row.values() if isinstance(one, Dropped)]
+    for row, mask in by_row.items():
+        if isinstance(mask, Mask):
+            items[row] = dataclasses.replace(items[row], label=mask)
+    good = np.array([isinstance(by_row[row], Mask) for row in decoded.rows.tolist()], bool)
+    parts = {name: getattr(decoded, name)[good] for name in ("rows", "digests", "thumbnails", "looks")}
+    left = dataclasses.replace(decoded, **parts, dropped=[*decoded.dropped, *lost])
+    return masks, dataclasses.replace(found, items=items, given=masks.names), left
 
 
 def _target(collected: Collected, config: PrepareConfig) -> Target:
@@ -135,7 +177,7 @@ def _save(
         **shards,
         "modality": "image",
         "in_shape": [channels, height, width],
-        "labels": list(layout.names),
+        **described(layout),
         "mean": mean,
         "std": std,
         "rows": layout.rows,

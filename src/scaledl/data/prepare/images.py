@@ -55,7 +55,7 @@ def look(content: Path | Stored | Pixels, config: PrepareConfig) -> Look:
     if isinstance(content, np.ndarray):
         _check_size(content.shape[1], content.shape[0], config)
         return Look(content.shape[0], content.shape[1], content.shape[2] == 1)
-    with _opened(content, config, whole=False) as image:
+    with opened(content, config, whole=False) as image:
         return _look(image)
 
 
@@ -72,13 +72,13 @@ def decode(content: Path | Stored | Pixels, target: Target, config: PrepareConfi
         seen = look(content, config)
         image = Image.fromarray(content.squeeze(-1) if content.shape[2] == 1 else content)
         return _shaped(image, target, config), seen
-    with _opened(content, config) as opened:
-        found = _look(opened)
+    with opened(content, config) as file:
+        found = _look(file)
         try:
             # JPEG files can be read at a half, a quarter or an eighth of their size.
-            opened.draft("RGB" if target.channels == 3 else "L", (target.width, target.height))
-            opened.load()
-            image = _upright(opened)
+            file.draft("RGB" if target.channels == 3 else "L", (target.width, target.height))
+            file.load()
+            image = _upright(file)
         except MemoryError as error:
             raise BadImageError("too large for the memory") from error
         except Exception as error:  # Pillow's plugins raise whatever their parsing came to
@@ -141,7 +141,7 @@ def _resized(image: Image, target: Target, fit: str) -> Image:
 
 
 @contextmanager
-def _opened(content: Path | Stored, config: PrepareConfig, *, whole: bool = True) -> Iterator[Image]:
+def opened(content: Path | Stored, config: PrepareConfig, *, whole: bool = True) -> Iterator[Image]:
     """A file as Pillow sees it after its header, in one of the known formats and of a bearable size.
 
     `whole`: read it at once, which is faster where all of it is needed.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from scaledl.data.arrays import Target
+
 SPLITS = ("train", "val", "test")
 
 
@@ -23,7 +25,7 @@ class Item:
 
     Attributes:
         key: where it is, as a reader of the list would look for it: a path below the source, or FILE:ROW.
-        label: name of its class; None where the source has none.
+        label: name of its class; several names or numbers as a tuple; a mask; None where the source has none.
         split: train, val or test where the source says so, else empty.
         content: an image's file, what is `Stored`, or uint8 [H, W, C] pixels; the cells of a row; a text; float64
             [C, T] of a series.
@@ -32,11 +34,34 @@ class Item:
     """
 
     key: str
-    label: str | None
+    label: Any
     split: str
     content: Any
     group: str | None = None
     time: float | None = None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A class for each pixel of an image.
+
+    Attributes:
+        key: where it is.
+        content: its file, or whole numbers [H, W].
+        digest: of its pixels, once it has been read; masks are the same where this is.
+    """
+
+    key: str
+    content: Any
+    digest: str = ""
+
+    def __str__(self) -> str:
+        return f"mask {self.digest[:12]}"
+
+
+def listed_label(label: Any) -> Any:
+    """As it stands in a list for people: of a mask, where it is."""
+    return label.key if isinstance(label, Mask) else label
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,8 @@ class Collected:
     stamp: str = ""  # changes when the source does
     modality: str = "image"
     columns: Sequence[str] = ()  # of a table, in the order of its items' cells
+    target: Target | None = None  # what the labels are, where the source says
+    label_names: Sequence[str] = ()  # of the columns with labels, or of the classes of masks
 
 
 def split_named(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from scaledl.data.prepare.items import Dropped, Item
 from scaledl.errors import UsageError
@@ -34,10 +35,19 @@ def with_labels(items: Sequence[Item]) -> tuple[list[Item], list[Dropped]]:
 
 def class_names(items: Sequence[Item]) -> tuple[str, ...]:
     """Each label once: numbers by their value, then names."""
-    return tuple(sorted({str(item.label) for item in items}, key=_natural))
+    return tuple(sorted({str(item.label) for item in items}, key=natural))
 
 
-def _natural(name: str) -> tuple[int, int, str]:
+def are_quantities(labels: Sequence[Any]) -> bool:
+    """Whether labels are numbers, more of them with fractions than classes have."""
+    numbers = [_number(str(label)) for label in set(labels)]
+    if any(number is None for number in numbers):
+        return False
+    return any(isinstance(number, float) for number in numbers) and len(set(numbers)) > _MOST_FRACTIONS
+
+
+def natural(name: str) -> tuple[int, int, str]:
+    """Sorts numbers by their value, then names."""
     return (0, int(name), name) if name.isdecimal() and len(name) <= _MOST_DIGITS else (1, 0, name)
 
 
@@ -63,6 +73,6 @@ def _check_classes(numbers: Sequence[int | float]) -> None:
     if fractions and len(set(numbers)) > _MOST_FRACTIONS:
         raise UsageError(
             f"data.prepare.label: got {len(set(numbers))} different numbers such as {fractions[0]:g}, which are "
-            "quantities to be predicted (regression targets come with another version); allowed: classes "
-            f"(texts, whole numbers, or at most {_MOST_FRACTIONS} different numbers)"
+            f"quantities; allowed: classes (texts, whole numbers, or at most {_MOST_FRACTIONS} different numbers); "
+            "fix: data.prepare.target=numbers, to predict them"
         )

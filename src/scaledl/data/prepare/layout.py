@@ -1,4 +1,4 @@
-"""What every kind of data set has: classes, splits, ids, and lists of what is in it and what is not."""
+"""What every kind of data set has: targets, splits, ids, and lists of what is in it and what is not."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import IGNORED, Target
 from scaledl.data.prepare.items import SPLITS, Dropped, Item
-from scaledl.data.prepare.labels import class_names
 from scaledl.data.prepare.split import counts
 from scaledl.data.prepare.store import write_array, write_lists
+from scaledl.data.prepare.targets import Labelled
 from scaledl.errors import UsageError
 
 SplitFn = Callable[[NDArray[np.int64], Sequence[Item], tuple[str, ...]], NDArray[np.str_]]
+
+_ALL = ("all items",)  # where there are no classes to split by
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +30,17 @@ class Layout:
 
     Attributes:
         items: those that stay, in the order of the source.
-        names: of the classes.
-        labels: int64 [N], numbers of the items' classes.
+        target: what the labels are.
+        names: of the classes, tags or numbers.
+        labels: [N, ...], the items' targets.
         splits: [N], train, val or test.
         order: int64 [N], the items by id: train, then val, then test.
     """
 
     items: Sequence[Item]
+    target: Target
     names: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     splits: NDArray[np.str_]
     order: NDArray[np.int64]
 
@@ -52,32 +58,65 @@ class Layout:
         return counts(self.splits)
 
 
-def lay_out(items: Sequence[Item], split_fn: SplitFn) -> Layout:
-    """Number the classes and split. Raises UsageError for fewer than two classes."""
-    names = class_names(items)
-    if len(names) < 2:
+def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn) -> Layout:
+    """Make targets of the items' labels, and split. Raises UsageError for fewer than two classes."""
+    names, target = labelled.names(items), labelled.target
+    if len(names) < 2 and target in ("class", "tags", "mask"):
         raise UsageError(f"one class only ({names[0] if names else 'none'}); a classifier needs at least two")
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.array([numbers[str(item.label)] for item in items], np.int64)
-    splits = split_fn(labels, items, names)
+    labels = labelled.array(items, names)
+    strata, classes = (labels, names) if target == "class" else (np.zeros(len(items), np.int64), _ALL)
+    splits = split_fn(strata, items, classes)
     order = np.argsort([SPLITS.index(split) for split in splits], kind="stable")
-    return Layout(items, names, labels, splits, order)
+    return Layout(items, target, names, labels, splits, order)
 
 
 def write_layout(out: Path, layout: Layout, dropped: Sequence[Dropped], arrays_of: Sequence[str] = SPLITS) -> None:
-    """Labels and ids of some splits, and lists of all."""
+    """Targets and ids of some splits, and lists of all. Masks are written by who has them."""
     for split in arrays_of:
-        write_array(out, split, "labels", layout.labels[layout.members(split)])
+        if layout.target != "mask":
+            write_array(out, split, "labels", layout.labels[layout.members(split)])
         write_array(out, split, "ids", layout.ids(split))
     listed = [(id, str(layout.splits[i]), layout.items[i]) for id, i in enumerate(layout.order.tolist())]
     write_lists(out, listed, dropped)
 
 
+def described(layout: Layout) -> dict[str, Any]:
+    """What the document says of the targets; of classes it says nothing of its kind."""
+    target = layout.target
+    said: dict[str, Any] = {"labels": list(layout.names)}
+    if target != "class":
+        said["target"] = target
+    if target == "numbers":
+        said["targets"] = _quantities(layout)
+    if target == "tags":
+        said["tags"] = layout.labels.shape[1]
+    return said
+
+
 def class_counts(layout: Layout) -> dict[str, list[int]]:
+    """Of each split how often each class, or tag, is there; nothing where there are none."""
+    target, count = layout.target, len(layout.names)
+    if target in ("numbers", "none", "mask"):
+        return {}
+    by_split = {split: layout.labels[layout.splits == split] for split in SPLITS}
+    if target == "classes":
+        return {split: labels.sum(axis=0).astype(int).tolist() for split, labels in by_split.items()}
     return {
-        split: np.bincount(layout.labels[layout.splits == split], minlength=len(layout.names)).tolist()
-        for split in SPLITS
+        split: np.bincount(labels[labels != IGNORED], minlength=count).tolist() for split, labels in by_split.items()
     }
+
+
+def _quantities(layout: Layout) -> list[dict[str, Any]]:
+    """Of each number that is to be predicted, what it is in the training split; a constant one deviates by 1."""
+    values = layout.labels[layout.splits == "train"].astype(np.float64)
+    if not len(values):
+        raise UsageError("no item is in the training split")
+    found = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
+    found["std"] = np.where(found["std"] > 0, found["std"], 1.0)
+    return [
+        {"name": name, **{key: float(numbers[i]) for key, numbers in found.items()}}
+        for i, name in enumerate(layout.names)
+    ]
 
 
 def dropped_counts(dropped: Sequence[Dropped]) -> dict[str, int]:

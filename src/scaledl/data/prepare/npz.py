@@ -1,17 +1,22 @@
-"""NumPy's .npz files with images and labels, by the names that such files commonly use."""
+"""NumPy's .npz files with samples and labels, by the names that such files commonly use."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scaledl.data.prepare.items import Collected, Item
-from scaledl.errors import UsageError
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import Target
+from scaledl.data.prepare import series
+from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
+from scaledl.errors import UsageError, require_extra
 from scaledl.run.files import sha256_file
 
 # x and y of each split: Keras, MedMNIST, and plain names.
@@ -23,31 +28,46 @@ _NAMES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def collect_npz(path: Path) -> Collected:
-    """Raises UsageError for a file without images and labels, with objects in it, or that is damaged."""
+@dataclass(frozen=True)
+class _Pair:
+    """Arrays of a split, and what they are called."""
+
+    split: str
+    names: tuple[str, str]
+    x: NDArray[Any]
+    y: NDArray[Any]
+
+
+def collect_npz(path: Path, config: PrepareConfig) -> Collected:
+    """Raises UsageError for a file without samples and labels, with objects in it, or that is damaged."""
     try:
-        pairs, arrays = _read(path)
+        pairs = _read(path)
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
-    items: list[Item] = []
-    for split, pair in pairs.items():
-        items += _items(path, split, *pair, arrays)
-    return Collected("npz", items, stamp=sha256_file(path))
+    kinds = {_kind(path, pair, config) for pair in pairs}
+    if len(kinds) > 1:
+        raise UsageError(f"{path}: {pairs[0].names} and {pairs[1].names} are not of one kind")
+    [(modality, target)] = kinds
+    items = [item for pair in pairs for item in _ITEMS[modality](path, pair, target)]
+    names = list(map(str, range(pairs[0].y.shape[1]))) if target == "classes" else []
+    made = Collected("npz", items, stamp=sha256_file(path), modality=modality, target=target, label_names=names)
+    if modality == "table":
+        return replace(made, columns=_columns(pairs))
+    return _without_problems(made) if modality == "series" else made
 
 
-def _read(path: Path) -> tuple[dict[str, tuple[str, str]], dict[str, NDArray[Any]]]:
-    """Names of images and labels by split, and these arrays; what else the file holds is not loaded."""
+def _read(path: Path) -> list[_Pair]:
+    """What else the file holds is not loaded."""
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise UsageError(f"{path}: is one array as of np.save; allowed: several, of np.savez")
     with loaded as file:
         pairs = _pairs(path, file.files)
-        wanted = sorted({name for pair in pairs.values() for name in pair})
-        arrays = {name: file[name] for name in wanted}
+        arrays = {name: file[name] for name in sorted({name for pair in pairs.values() for name in pair})}
     odd = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
     if odd:
         raise UsageError(f"{path}: {odd[0]} is no array; allowed: arrays, of np.savez")
-    return pairs, arrays
+    return [_Pair(split, (x, y), arrays[x], arrays[y]) for split, (x, y) in pairs.items()]
 
 
 def _pairs(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
@@ -64,24 +84,92 @@ def _pairs(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _items(path: Path, split: str, x_name: str, y_name: str, arrays: dict[str, NDArray[Any]]) -> list[Item]:
-    images, labels = arrays[x_name], arrays[y_name]
-    labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1 or images.shape[:1] != labels.shape:
+def _kind(path: Path, pair: _Pair, config: PrepareConfig) -> tuple[str, Target | None]:
+    """What the samples are, and what their labels, where their shape says it."""
+    x, y, whole = pair.x, pair.y, pair.y.dtype.kind in "iub"
+    if y.shape[:1] != x.shape[:1] or not len(x):
         raise UsageError(
-            f"{path}: {y_name} is {labels.shape}, {x_name} {images.shape}; expected one label for each image"
+            f"{path}: {pair.names[1]} is {y.shape}, {pair.names[0]} {x.shape}; expected one label for each sample"
         )
-    if labels.dtype.kind not in "iuUSb":
-        raise UsageError(f"{path}: {y_name} is {labels.dtype}; expected whole numbers or texts")
-    images = _channels_last(path, x_name, images)
-    return [
-        Item(f"{path.name}:{x_name}[{row}]", _name(label), split, image)
-        for row, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
+    tags = whole and y.ndim == 2 and x.dtype.kind == "f" and y.shape[1] == x.shape[-1] > 1
+    if tags and x.ndim in (2, 3) and config.target in ("auto", "tags", "none") and not _is_marked(y):
+        return "series", "tags"
+    if whole and y.ndim == 3:
+        return "image", "mask"
+    if y.ndim > 2 or y.dtype.kind not in "iufUSb":
+        raise UsageError(f"{path}: {pair.names[1]} is {y.dtype} {y.shape}; expected whole numbers, floats or texts")
+    several = y.ndim == 2 and y.shape[1] > 1
+    target: Target | None = "numbers" if y.dtype.kind == "f" else "classes" if several else None
+    if several and target == "classes" and not _is_marked(y):
+        raise UsageError(
+            f"{path}: {pair.names[1]} is {y.dtype} {y.shape} with other values than 0 and 1; expected one label for "
+            "each sample, 0 and 1 for each of several classes, or floats"
+        )
+    return "table" if x.ndim == 2 else "image", target
+
+
+def _is_marked(y: NDArray[Any]) -> bool:
+    return y.dtype.kind in "iub" and bool(((y == 0) | (y == 1)).all())
+
+
+def _labels(path: Path, pair: _Pair, target: Target | None) -> Sequence[Any]:
+    y = pair.y
+    if target == "mask":
+        return [Mask(f"{path.name}:{pair.names[1]}[{row}]", mask) for row, mask in enumerate(y)]
+    if target == "tags":
+        return [tuple(map(str, row)) for row in y.tolist()]
+    if target == "classes":
+        return [tuple(str(place) for place in np.flatnonzero(row)) for row in y]
+    if target == "numbers":
+        return [tuple(row) for row in y.reshape(len(y), -1).tolist()]
+    return [_name(label) for label in y.reshape(-1)]
 
 
 def _name(label: Any) -> str:
     return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+
+
+def _keyed(path: Path, pair: _Pair, target: Target | None, contents: Sequence[Any]) -> list[Item]:
+    labels = _labels(path, pair, target)
+    return [
+        Item(f"{path.name}:{pair.names[0]}[{row}]", label, pair.split, content)
+        for row, (content, label) in enumerate(zip(contents, labels, strict=True))
+    ]
+
+
+def _images(path: Path, pair: _Pair, target: Target | None) -> list[Item]:
+    require_extra("PIL", "vision")
+    return _keyed(path, pair, target, _channels_last(path, pair.names[0], pair.x))  # type: ignore[arg-type]
+
+
+def _rows(path: Path, pair: _Pair, target: Target | None) -> list[Item]:
+    if pair.x.dtype.kind not in "iufb":
+        raise UsageError(f"{path}: {pair.names[0]} is {pair.x.dtype}; expected numbers")
+    return _keyed(path, pair, target, [tuple(row) for row in pair.x.tolist()])
+
+
+def _series(path: Path, pair: _Pair, target: Target | None) -> list[Item]:
+    channels = pair.x[:, None] if pair.x.ndim == 2 else pair.x
+    return _keyed(path, pair, target, [list(sample) for sample in channels.astype(np.float64)])
+
+
+_ITEMS = {"image": _images, "table": _rows, "series": _series}
+
+
+def _columns(pairs: Sequence[_Pair]) -> list[str]:
+    widths = {pair.x.shape[1] for pair in pairs}
+    if len(widths) > 1:
+        raise UsageError(f"{pairs[0].names[0]}: rows of {min(widths)} and of {max(widths)} columns")
+    return [f"x{place}" for place in range(widths.pop())]
+
+
+def _without_problems(made: Collected) -> Collected:
+    kept = [item for item in made.items if not series.problem(item.content)]
+    dropped = [Dropped(item.key, series.problem(item.content)) for item in made.items if series.problem(item.content)]
+    if not kept:
+        raise UsageError(f"{dropped[0].key}: no series can be used; the first: {dropped[0].reason}")
+    series.check_channels(kept)
+    return replace(made, items=kept, dropped=dropped)
 
 
 def _channels_last(path: Path, name: str, images: NDArray[Any]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import Target
 from scaledl.data.prepare.alike_texts import near_texts
 from scaledl.data.prepare.clean import exact_copies, without_alike
 from scaledl.data.prepare.contents import SeriesContent, TableContent, TextContent
 from scaledl.data.prepare.items import Collected, Dropped, Item
-from scaledl.data.prepare.labels import with_labels
-from scaledl.data.prepare.layout import Layout, check_dropped, class_counts, dropped_counts, lay_out, write_layout
+from scaledl.data.prepare.layout import (
+    Layout,
+    check_dropped,
+    class_counts,
+    described,
+    dropped_counts,
+    lay_out,
+    write_layout,
+)
 from scaledl.data.prepare.split import split_rows
 from scaledl.data.prepare.store import clear
+from scaledl.data.prepare.targets import Labelled, labelled
 
 
 class Content(Protocol):
@@ -59,29 +69,29 @@ class _Digests:
 
 def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: PrepareConfig) -> dict[str, Any]:
     """Write the arrays and lists; returns what the document says of them. Nothing is written before all is known."""
-    items, unlabelled = with_labels(collected.items)
-    content = _content(collected, items, config)
-    kept, copies = _without_copies(content, config)
+    found = labelled(collected, config)
+    content = _content(collected, found, config)
+    kept, copies = _without_copies(content, found.target, config)
     pairs = _pairs(content, kept, config)
     chosen = list(content.items)
     kept, alike, groups = without_alike(chosen, np.arange(len(kept)), kept, pairs, config, content.what)
     if pairs and any(item.time is not None for item in chosen):  # which side of a cut each is on is known by now
-        chosen = _cut(chosen, kept, groups, config)
+        chosen = _cut(found, chosen, kept, groups, config)
         kept, more, groups = without_alike(
             chosen, np.arange(len(kept)), kept, _among(pairs, kept), config, content.what
         )
         alike = [*alike, *more]
-    dropped = [*collected.dropped, *unlabelled, *content.dropped, *copies, *alike]
+    dropped = [*collected.dropped, *found.dropped, *content.dropped, *copies, *alike]
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
     numbers = np.flatnonzero(kept)
-    layout = _laid_out([chosen[number] for number in numbers.tolist()], groups, config)
+    layout = _laid_out(found, [chosen[number] for number in numbers.tolist()], groups, config)
     measured = content.measure(layout, numbers)
     clear(out)
     content.write(out, layout)
     write_layout(out, layout, dropped)
     return {
         "modality": collected.modality,
-        "labels": list(layout.names),
+        **described(layout),
         **measured,
         "rows": layout.rows,
         "profile": {"classes": class_counts(layout)},
@@ -91,16 +101,16 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     }
 
 
-def _laid_out(items: Sequence[Item], groups: NDArray[np.int64], config: PrepareConfig) -> Layout:
-    return lay_out(items, lambda labels, items, names: split_rows(labels, items, groups, names, config))
+def _laid_out(found: Labelled, items: Sequence[Item], groups: NDArray[np.int64], config: PrepareConfig) -> Layout:
+    return lay_out(found, items, lambda labels, items, names: split_rows(labels, items, groups, names, config))
 
 
 def _cut(
-    items: Sequence[Item], kept: NDArray[np.bool_], groups: NDArray[np.int64], config: PrepareConfig
+    found: Labelled, items: Sequence[Item], kept: NDArray[np.bool_], groups: NDArray[np.int64], config: PrepareConfig
 ) -> list[Item]:
     """The items, of which those that are kept know the split that their time puts them in."""
     numbers = np.flatnonzero(kept).tolist()
-    splits = _laid_out([items[number] for number in numbers], groups, config).splits
+    splits = _laid_out(found, [items[number] for number in numbers], groups, config).splits
     known = {number: str(split) for number, split in zip(numbers, splits, strict=True)}
     return [replace(item, split=known.get(number, item.split)) for number, item in enumerate(items)]
 
@@ -109,7 +119,8 @@ def _among(pairs: Sequence[tuple[int, int]], kept: NDArray[np.bool_]) -> list[tu
     return [pair for pair in pairs if kept[list(pair)].all()]
 
 
-def _content(collected: Collected, items: Sequence[Item], config: PrepareConfig) -> Content:
+def _content(collected: Collected, found: Labelled, config: PrepareConfig) -> Content:
+    items = found.items
     if collected.modality == "table":
         return TableContent(items, collected.columns, config)
     return TextContent(items) if collected.modality == "text" else SeriesContent(items)
@@ -124,9 +135,14 @@ def _pairs(content: Content, kept: NDArray[np.bool_], config: PrepareConfig) -> 
     return [(numbers[one], numbers[other]) for one, other in pairs]
 
 
-def _without_copies(content: Content, config: PrepareConfig) -> tuple[NDArray[np.bool_], list[Dropped]]:
+def _without_copies(content: Content, target: Target, config: PrepareConfig) -> tuple[NDArray[np.bool_], list[Dropped]]:
+    """Of equal rows with other numbers all stay: such are measured, not mistaken."""
     count = len(content.items)
     if config.duplicates == "keep" or not count:
         return np.ones(count, dtype=bool), []
-    digests = np.frombuffer(b"".join(content.digests()), np.uint8).reshape(count, 32)
+    found = content.digests()
+    if target == "numbers":
+        pairs = zip(found, content.items, strict=True)
+        found = [hashlib.sha256(digest + repr(item.label).encode()).digest() for digest, item in pairs]
+    digests = np.frombuffer(b"".join(found), np.uint8).reshape(count, 32)
     return exact_copies(content.items, _Digests(np.arange(count), digests), content.what)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import Target
 from scaledl.data.prepare.items import Collected, Dropped, Item, split_named
 from scaledl.data.prepare.sources import no_columns, stamp
 from scaledl.errors import UsageError
@@ -40,15 +41,23 @@ def collect_series(source: Path, config: PrepareConfig) -> Collected:
     no_columns(source, config, "a file of series")
     files = _files(source)
     items: list[Item] = []
+    regression = set()
     for split, path in files:
-        items += read_ts(path, split) if path.suffix.lower() == ".ts" else read_archive_table(path, split)
+        found, numbers = (
+            read_ts(path, split) if path.suffix.lower() == ".ts" else (read_archive_table(path, split), False)
+        )
+        items += found
+        regression.add(numbers)
+    if len(regression) > 1:
+        raise UsageError(f"{source}: some files have @targetLabel true and others classes; expected one or the other")
     check_channels(items)
     kept = [item for item in items if not problem(item.content)]
     dropped = [Dropped(item.key, problem(item.content)) for item in items if problem(item.content)]
     if not kept:
         first = f"; the first: {dropped[0].key}: {dropped[0].reason}" if dropped else ""
         raise UsageError(f"{source}: no series that can be used{first}")
-    return Collected("series", kept, dropped, (), stamp([path for _, path in files]), "series")
+    target: Target | None = "numbers" if regression == {True} else None
+    return Collected("series", kept, dropped, (), stamp([path for _, path in files]), "series", target=target)
 
 
 def problem(series: Sequence[NDArray[np.float64]]) -> str:
@@ -79,8 +88,11 @@ def is_archive_table(path: Path) -> bool:
     return True
 
 
-def read_ts(path: Path, split: str) -> list[Item]:
-    """Items with a list of float64 [T] for each dimension; `?` is NaN. Raises UsageError naming file and line."""
+def read_ts(path: Path, split: str) -> tuple[list[Item], bool]:
+    """Items with a list of float64 [T] for each dimension, `?` is NaN; and whether their labels are numbers.
+
+    Raises UsageError naming file and line.
+    """
     header, items = _Header(), []
     data = False
     for number, line in _lines(path):
@@ -95,7 +107,7 @@ def read_ts(path: Path, split: str) -> list[Item]:
             raise UsageError(f"{path}: line {number} is {line[:40]!r} before @data; expected a line that begins with @")
     if not items:
         raise UsageError(f"{path}: {'no series after @data' if data else 'no line @data'}; is it a .ts file?")
-    return items
+    return items, header.regression
 
 
 def read_archive_table(path: Path, split: str) -> list[Item]:
@@ -190,12 +202,7 @@ def _read_header(path: Path, number: int, line: str, header: _Header) -> None:
 def _check_header(path: Path, header: _Header) -> None:
     if header.timestamps:
         raise UsageError(f"{path}: @timeStamps is true; allowed: false (values at equal distances); fix: resample")
-    if header.regression:
-        raise UsageError(
-            f"{path}: @targetLabel is true, so its targets are numbers to be predicted (regression); "
-            "this version prepares classes only"
-        )
-    if header.classes is None:
+    if header.classes is None and not header.regression:
         raise UsageError(f"{path}: no classes; expected a line such as: @classLabel true NAME NAME")
 
 

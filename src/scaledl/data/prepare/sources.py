@@ -15,7 +15,7 @@ from scaledl.data.prepare.links import check_file, files_below
 from scaledl.errors import UsageError
 from scaledl.run.files import sha256_file
 
-COLUMN_KEYS = ("label", "text", "group", "time", "split")
+COLUMN_KEYS = ("label", "targets", "text", "group", "time", "split")
 _LABELS = ("label", "target", "class", "y")
 
 
@@ -122,18 +122,34 @@ def column(path: Path, columns: Sequence[str], name: str, key: str) -> int:
     return columns.index(name)
 
 
-def label_column(path: Path, columns: Sequence[str], config: PrepareConfig) -> int:
-    """The column that the config names, else the one with a usual name. Raises UsageError where it is not clear."""
+def label_columns(path: Path, columns: Sequence[str], config: PrepareConfig) -> tuple[int, ...]:
+    """The columns that the config names, else the one with a usual name; none where nothing is to be learned.
+
+    Raises UsageError where it is not clear.
+    """
+    if config.targets:
+        if config.label is not None:
+            raise UsageError(
+                f"data.prepare.targets: got them and data.prepare.label={config.label}; allowed: one of them"
+            )
+        return tuple(column(path, columns, name, "targets") for name in dict.fromkeys(config.targets))
     if config.label is not None:
-        return column(path, columns, config.label, "label")
+        return (column(path, columns, config.label, "label"),)
+    usual = _usual_label(columns)
+    if usual is None and config.target != "none":
+        raise UsageError(
+            f"data.prepare.label: missing, and {path} has no column named {', '.join(_LABELS)}; "
+            f"allowed: one of its columns: {listed(columns)}, or data.prepare.target=none"
+        )
+    return () if usual is None else (usual,)
+
+
+def _usual_label(columns: Sequence[str]) -> int | None:
     for name in _LABELS:
         found = [place for place, other in enumerate(columns) if other.lower() == name]
         if len(found) == 1:
             return found[0]
-    raise UsageError(
-        f"data.prepare.label: missing, and {path} has no column named {', '.join(_LABELS)}; "
-        f"allowed: one of its columns: {listed(columns)}"
-    )
+    return None
 
 
 def named_columns(path: Path, columns: Sequence[str], config: PrepareConfig) -> dict[str, int]:
@@ -153,7 +169,7 @@ def given_split(value: str, where: str) -> str:
 def no_columns(source: Path, config: PrepareConfig, what: str) -> None:
     """Raises UsageError where the config names columns of a source that has none."""
     for key in COLUMN_KEYS:
-        if getattr(config, key) is not None:
+        if getattr(config, key):
             raise UsageError(
                 f"data.prepare.{key}: got {getattr(config, key)!r}, but {source} is {what}, which has no columns; "
                 "fix: leave it out"

@@ -13,7 +13,7 @@ from scaledl.config.schema import PrepareConfig
 from scaledl.data.hashing import SPLIT, generator
 from scaledl.data.prepare.clean import clusters
 from scaledl.data.prepare.items import SPLITS, Item
-from scaledl.data.split import stratified_split
+from scaledl.data.split import plain_split, stratified_split
 from scaledl.errors import UsageError
 
 _KEY = "data.prepare"
@@ -44,9 +44,11 @@ def split_items(
         # One stands for its group: the others follow.
         candidates = np.flatnonzero((splits == "train") & (groups == np.arange(len(groups))))
         _check_likeness(labels[splits == "train"], labels[candidates], names)
-        _, held = stratified_split(
-            torch.from_numpy(labels[candidates]), fraction, config.seed, names, key=f"{_KEY}.{split}_fraction"
-        )
+        key = f"{_KEY}.{split}_fraction"
+        if len(names) > 1:
+            _, held = stratified_split(torch.from_numpy(labels[candidates]), fraction, config.seed, names, key=key)
+        else:  # nothing to stratify by
+            _, held = plain_split(len(candidates), fraction, config.seed, key=key)
         splits[np.isin(groups, candidates[held.numpy()]) & (splits == "train")] = split
     _check_classes(labels, splits, names)
     return splits

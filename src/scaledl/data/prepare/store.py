@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scaledl.data.prepare.document import broken_fields
 from scaledl.data.prepare.images import Pixels
-from scaledl.data.prepare.items import SPLITS, Dropped, Item
+from scaledl.data.prepare.items import SPLITS, Dropped, Item, listed_label
 from scaledl.errors import UsageError
 from scaledl.run.files import atomic_file, atomic_json, atomic_write, sha256_file
 
@@ -57,7 +57,7 @@ def write_images(
         for split in shapes:
             temporary = stack.enter_context(atomic_file(folder / array_name(split, "images"), "data set"))
             files[split] = stack.enter_context(temporary.open("wb"))
-            _write_header(files[split], np.dtype(np.uint8), shapes[split])
+            write_npy_header(files[split], np.dtype(np.uint8), shapes[split])
         writer = stack.enter_context(ThreadPoolExecutor(1))
         written: list[Future[int]] = []
         for numbers, pixels in chunks:
@@ -71,7 +71,7 @@ def write_images(
             one.result()
 
 
-def _write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def write_npy_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -79,13 +79,13 @@ def _write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...])
 def npy_size(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     """Bytes of a file of such an array."""
     header = BytesIO()
-    _write_header(header, dtype, shape)
+    write_npy_header(header, dtype, shape)
     return len(header.getvalue()) + dtype.itemsize * math.prod(shape)
 
 
 def write_npy(file: IO[bytes], values: NDArray[Any]) -> None:
     """As NumPy does, whose own writer does not say why a disk refuses."""
-    _write_header(file, values.dtype, values.shape)
+    write_npy_header(file, values.dtype, values.shape)
     file.write(np.ascontiguousarray(values).data)
 
 
@@ -112,7 +112,7 @@ def write_array(folder: Path, split: str, part: str, values: NDArray[Any]) -> No
 def write_padded(folder: Path, split: str, series: Sequence[NDArray[Any]], shape: tuple[int, int]) -> None:
     """float32 [N, C, T] from [C, T_i] each: zeros behind a shorter one. Memory does not grow with N."""
     with atomic_file(folder / array_name(split, "series"), "data set") as temporary, temporary.open("wb") as file:
-        _write_header(file, np.dtype(np.float32), (len(series), *shape))
+        write_npy_header(file, np.dtype(np.float32), (len(series), *shape))
         for values in series:  # written, not mapped: a full disk is an error then, and no SIGBUS
             row = np.zeros(shape, np.float32)
             row[:, : values.shape[1]] = values
@@ -134,7 +134,7 @@ def clear(folder: Path) -> None:
 
 def write_lists(folder: Path, items: Sequence[tuple[int, str, Item]], dropped: Sequence[Dropped]) -> None:
     """`items.jsonl`: id, split, label and key of each; `dropped.jsonl`: key and reason of what is left out."""
-    kept = [{"id": id, "split": split, "label": item.label, "key": item.key} for id, split, item in items]
+    kept = [{"id": id, "split": split, "label": listed_label(item.label), "key": item.key} for id, split, item in items]
     left = [one.to_dict() for one in sorted(dropped, key=lambda one: (one.key, one.reason))]
     for name, rows in ((ITEMS, kept), (DROPPED, left)):
         atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows), "data set")
@@ -150,7 +150,7 @@ def finish(folder: Path, document: dict[str, Any], rows: Mapping[str, int]) -> d
     }
     if shards:
         splits["train"] = {"rows": rows["train"], "shards": shards}
-    meaning = [document["labels"], *([document["columns"]] if "columns" in document else [])]
+    meaning = [document[name] for name in ("labels", "columns", "target") if name in document]
     text = json.dumps([splits, *meaning], sort_keys=True)
     whole = {"format": FORMAT, **document, "splits": splits, "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
     atomic_json(folder / DOCUMENT, whole, "data set")

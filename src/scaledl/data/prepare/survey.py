@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ from scaledl.data.prepare.arrow_files import GroupCell
 from scaledl.data.prepare.collect import collect, kind_of
 from scaledl.data.prepare.images import BadImageError, Look, look
 from scaledl.data.prepare.items import SPLITS, Dropped, Item
-from scaledl.data.prepare.labels import class_names, with_labels
+from scaledl.data.prepare.labels import natural
+from scaledl.data.prepare.targets import Labelled, labelled
 
 _T = TypeVar("_T")
 _MOST_LOOKED_AT = 2000  # headers of images, evenly spread
@@ -36,20 +37,31 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
     if collected.modality == "image":
         looks, bad = _look_at(items, config)
         document |= {"looked_at": len(looks) + len(bad), **_sizes(looks)}
-    else:
-        items, bad = with_labels(items)
-    problems += bad
-    labels, splits = Counter(str(item.label) for item in items), Counter(item.split for item in items)
+        problems += bad
+    found = labelled(collected, config)
+    items = found.items
+    problems += found.dropped
+    labels, splits = Counter(_classes(found)), Counter(item.split for item in items)
     return {
         **document,
         "items": len(items),
-        "classes": {name: labels[name] for name in class_names(items)},
+        "target": found.target,
+        "classes": {name: labels[name] for name in sorted(labels, key=natural)},
         "splits": {split: splits[split] for split in SPLITS if splits[split]},
         **({"columns": list(collected.columns)} if collected.columns else {}),
         "num_problems": len(problems),
         "problems": [one.to_dict() for one in problems[:_MOST_PROBLEMS]],
         "notes": list(collected.notes),
     }
+
+
+def _classes(found: Labelled) -> Iterator[str]:
+    """Of every item its class, or each of them; nothing where there are none."""
+    for item in found.items:
+        if found.target == "class":
+            yield str(item.label)
+        elif found.target in ("classes", "tags"):
+            yield from item.label
 
 
 def _look_at(items: Sequence[Item], config: PrepareConfig) -> tuple[list[Look], list[Dropped]]:

@@ -9,7 +9,7 @@ from typing import Any
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.delimited import check_names, read_delimited
 from scaledl.data.prepare.items import Collected, Dropped, Item
-from scaledl.data.prepare.sources import column, find_files, given_split, label_column, named_columns, stamp
+from scaledl.data.prepare.sources import column, find_files, given_split, label_columns, named_columns, stamp
 from scaledl.data.prepare.times import read_times
 from scaledl.errors import UsageError, require_extra
 
@@ -39,23 +39,25 @@ def collect_table(source: Path, config: PrepareConfig) -> Collected:
 
 def table_of(path: Path, columns: list[str], rows: Sequence[Row], config: PrepareConfig, stamp: str) -> Collected:
     """Tell the columns that say something of the row from its features."""
-    label = label_column(path, columns, config)
+    labels = label_columns(path, columns, config)
     named = named_columns(path, columns, config)
     for key in ("categorical", "exclude"):
         for name in getattr(config, key):
             column(path, columns, name, key)
     if "split" in named and any(split for _, split, _ in rows):
         raise UsageError(f"data.prepare.split: got {config.split!r}, but the files' names say the split already")
-    apart = {label, *named.values()} | {columns.index(name) for name in config.exclude}
+    apart = {*labels, *named.values()} | {columns.index(name) for name in config.exclude}
     features = [place for place in range(len(columns)) if place not in apart]
-    items, dropped = rows_of(rows, label, named, lambda cells: tuple(cells[place] for place in features))
-    return Collected("table", items, dropped, (), stamp, "table", [columns[place] for place in features])
+    items, dropped = rows_of(rows, labels, named, lambda cells: tuple(cells[place] for place in features))
+    names, label_names = ([columns[place] for place in places] for places in (features, labels))
+    return Collected("table", items, dropped, (), stamp, "table", names, label_names=label_names)
 
 
 def rows_of(
-    rows: Iterable[Row], label: int, named: dict[str, int], content_fn: Callable[[list[Cell]], Any]
+    rows: Iterable[Row], labels: Sequence[int], named: dict[str, int], content_fn: Callable[[list[Any]], Any]
 ) -> tuple[list[Item], list[Dropped]]:
-    """Items with what their columns say of them; `named`: places of the group, time and split columns."""
+    """Items with what their columns say of them; `labels`: places of the columns with labels; `named`: of the group,
+    time and split columns."""
     rows = list(rows)
     times = read_times([(key, cells[named["time"]]) for key, _, cells in rows]) if "time" in named else {}
     items: list[Item] = []
@@ -69,7 +71,9 @@ def rows_of(
         else:
             if "split" in named:
                 split = given_split(text_of(cells[named["split"]]), key)
-            items.append(Item(key, label_of(cells[label]), split, content_fn(cells), group, times.get(key)))
+            items.append(
+                Item(key, _label([cells[place] for place in labels]), split, content_fn(cells), group, times.get(key))
+            )
     return items, dropped
 
 
@@ -82,7 +86,17 @@ def is_missing(cell: Cell) -> bool:
     return cell is None or (cell != cell if isinstance(cell, float) else text_of(cell).lower() in _MISSING)
 
 
-def label_of(cell: Cell) -> str | None:
+def _label(cells: Sequence[Any]) -> Any:
+    """Of one column its label, of several one of each."""
+    if len(cells) != 1:
+        return tuple(map(label_of, cells)) if cells else None
+    return label_of(cells[0])
+
+
+def label_of(cell: Any) -> Any:
+    """None where there is none; of a list a tuple of texts."""
+    if isinstance(cell, list):
+        return tuple(map(text_of, cell))
     name = text_of(cell)
     return None if name.lower() in _NO_LABEL else name
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import Target
 from scaledl.data.prepare.delimited import MAX_FIELD, read_delimited
 from scaledl.data.prepare.folder import find_class_files
+from scaledl.data.prepare.fortunes import is_fortunes, read_fortunes
 from scaledl.data.prepare.items import Collected, Dropped, Item
-from scaledl.data.prepare.sources import column, find_files, label_column, named_columns, no_columns, stamp
-from scaledl.data.prepare.table import Cell, Row, rows_of
+from scaledl.data.prepare.sources import column, find_files, label_columns, named_columns, no_columns, stamp
+from scaledl.data.prepare.table import Row, rows_of
 from scaledl.errors import UsageError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -21,16 +24,22 @@ _MOST_COLUMNS = 10_000  # every line has a cell for each
 
 def collect_text(source: Path, config: PrepareConfig) -> Collected:
     """Every text that is not empty. Raises UsageError for files that cannot be used."""
+    if is_fortunes(source):
+        no_columns(source, config, "a file of fortunes")
+        return collected_texts(source, *read_fortunes(source))
     if source.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
         return _collect_folder(source, config)
     files = find_files(source, SUFFIXES)
     items: list[Item] = []
     dropped: list[Dropped] = []
+    targets = set()
     for split, path in files:
-        found, lost = _collect_file(path, split, config)
+        found, lost, target = _collect_file(path, split, config)
         items += found
         dropped += lost
-    return collected_texts(source, items, dropped, stamp([path for _, path in files]))
+        targets.add(target)
+    made = collected_texts(source, items, dropped, stamp([path for _, path in files]))
+    return replace(made, target=targets.pop() if len(targets) == 1 else None, label_names=config.targets)
 
 
 def collected_texts(source: Path, items: list[Item], dropped: list[Dropped], stamp: str) -> Collected:
@@ -65,7 +74,7 @@ def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
     items: list[Item] = []
     dropped: list[Dropped] = []
     digest = hashlib.sha256()
-    for key, label, split, path in sorted(find_class_files(root, (".txt",), "text", dropped)):
+    for key, label, split, path in sorted(_class_files(root, config, dropped)):
         try:
             content = path.read_bytes()
             digest.update(f"{key}\0{hashlib.sha256(content).hexdigest()}\n".encode(errors="surrogateescape"))
@@ -77,36 +86,52 @@ def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
     return collected_texts(root, items, dropped, digest.hexdigest())
 
 
-def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[Item], list[Dropped]]:
+def _class_files(root: Path, config: PrepareConfig, dropped: list[Dropped]) -> list[tuple[str, str, str, Path]]:
+    return find_class_files(root, (".txt",), "text", dropped, classes=config.target != "none")
+
+
+def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[Item], list[Dropped], Target | None]:
+    """Texts that are lists of words have a tag for each, if their labels are lists too."""
     if config.text is None:
         raise UsageError(f"data.prepare.text: missing; it names the column of {path} that holds the text")
     columns, rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_delimited(path, config)
     text = column(path, columns, config.text, "text")
-    label = label_column(path, columns, config)
+    labels = label_columns(path, columns, config)
     named = named_columns(path, columns, config)
     if "split" in named and split:
         raise UsageError(f"data.prepare.split: got {config.split!r}, but the files' names say the split already")
-    _check_cells(path, columns, rows, {text, label, *named.values()})
+    _check_cells(path, columns, rows, {text, *labels, *named.values()}, {text, *labels})
     keyed: list[Row] = [(f"{path.name}:{row}", split, cells) for row, cells in rows]
-    return rows_of(keyed, label, named, lambda cells: "" if cells[text] is None else str(cells[text]))
+    words = all(isinstance(cells[place], list) for _, cells in rows for place in (text, *labels)) and len(labels) == 1
+    return *rows_of(keyed, labels, named, lambda cells: _content(cells[text])), "tags" if words else None
 
 
-def _check_cells(path: Path, columns: list[str], rows: list[tuple[int, list[Cell]]], used: set[int]) -> None:
+def _content(cell: Any) -> str:
+    """A text; of a list its words."""
+    return " ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
+
+
+def _check_cells(
+    path: Path, columns: list[str], rows: list[tuple[int, list[Any]]], used: set[int], lists: set[int]
+) -> None:
+    """`lists`: places where a list of words or labels may stand."""
     for row, cells in rows:
         for place in used:
-            if isinstance(cells[place], list | dict):
+            cell = cells[place]
+            plain = isinstance(cell, list) and place in lists and not any(isinstance(one, list | dict) for one in cell)
+            if isinstance(cell, list | dict) and not plain:
                 raise UsageError(
-                    f"{path}: row {row}: {columns[place]!r} is a {type(cells[place]).__name__}; allowed: a text, a "
-                    "number, true, false or null; fix: flatten it"
+                    f"{path}: row {row}: {columns[place]!r} is a {type(cell).__name__}; allowed: a text, a "
+                    "number, true, false or null; of texts and labels a list of such, too; fix: flatten it"
                 )
 
 
-def _read_delimited(path: Path, config: PrepareConfig) -> tuple[list[str], list[tuple[int, list[Cell]]]]:
+def _read_delimited(path: Path, config: PrepareConfig) -> tuple[list[str], list[tuple[int, list[Any]]]]:
     columns, rows = read_delimited(path, config.delimiter)
     return columns, [(row, list(cells)) for row, cells in rows]
 
 
-def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[int, list[Cell]]]]:
+def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[int, list[Any]]]]:
     """Names of all that any line has, and the lines' values; what a line does not have is missing."""
     found: list[tuple[int, dict[str, Any]]] = []
     names: dict[str, None] = {}

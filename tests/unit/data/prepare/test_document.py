@@ -101,6 +101,66 @@ def test_nor_may_what_lies_deeper(documents: dict[str, dict[str, Any]], path: tu
     assert f"is not whole ({path[0]}" in refused(document)
 
 
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """A sound one of each kind of target that is no class."""
+    folder = tmp_path_factory.mktemp("targets")
+    rng = np.random.default_rng(0)
+    rows = "\n".join(f"{value:.3f},{i / 7},{i % 2},{(i + 1) % 2}" for i, value in enumerate(rng.normal(size=70)))
+    (folder / "t.csv").write_text(f"x,price,a,b\n{rows}\n")
+    (folder / "t.conll").write_text("\n\n".join(f"word{i}\tA\nof\tB" for i in range(40)) + "\n")
+    images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "m.npz", x=images, y=rng.integers(0, 2, (40, 8, 8)))
+    settings: dict[str, tuple[str, dict[str, Any]]] = {
+        "numbers": ("t.csv", {"label": "price"}),
+        "classes": ("t.csv", {"targets": ["a", "b"]}),
+        "none": ("t.csv", {"target": "none"}),
+        "tags": ("t.conll", {"near_duplicates": "keep"}),
+        "mask": ("m.npz", {"near_duplicates": "keep"}),
+    }
+    return {
+        target: prepare(folder / name, folder / target, PrepareConfig(**given))
+        for target, (name, given) in settings.items()
+    }
+
+
+TARGETS = ("numbers", "classes", "none", "tags", "mask")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_targets_are_taken_as_they_are_too(targets: dict[str, dict[str, Any]], target: str) -> None:
+    document = targets[target]
+    assert document["target"] == target
+    assert parse_document(json.dumps(document).encode(), "dataset.json") == document
+    for other in (None, "", "x", 3, [], {}, *({"mask", "tags", "numbers", "none"} - {target})):
+        assert "is not whole (" in refused({**document, "target": other})
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "wrong"),
+    [
+        ("numbers", ("targets",), [None, [], {}]),
+        ("numbers", ("targets", 0, "std"), [0, -1, None, "1"]),
+        ("numbers", ("targets", 0, "name"), ["other", None]),
+        ("numbers", ("profile", "classes"), [None, {"train": [1]}]),
+        ("tags", ("tags",), [None, 0, -1, "4"]),
+        ("none", ("labels",), [None, ["a"]]),
+        ("mask", ("labels",), [None, []]),
+        ("classes", ("profile", "classes", "train"), [None, [1]]),
+    ],
+)
+def test_what_other_targets_say_is_looked_at(
+    targets: dict[str, dict[str, Any]], target: str, path: tuple[Any, ...], wrong: list[Any]
+) -> None:
+    for value in wrong:
+        document = copy.deepcopy(targets[target])
+        inner: Any = document
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        assert f"is not whole ({path[0]}" in refused(document)
+
+
 @pytest.mark.parametrize("split", ["val", "test", "train"])
 def test_only_training_images_lie_in_shards(documents: dict[str, dict[str, Any]], split: str) -> None:
     for modality in ("image", "table") if split != "train" else ("table", "text"):

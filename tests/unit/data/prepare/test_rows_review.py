@@ -16,10 +16,10 @@ from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare import contents, store, text
 from scaledl.data.prepare.collect import collect
 from scaledl.data.prepare.columns import read_columns
-from scaledl.data.prepare.items import Item
-from scaledl.data.prepare.labels import with_labels
+from scaledl.data.prepare.items import Collected, Item
 from scaledl.data.prepare.layout import lay_out
 from scaledl.data.prepare.run import prepare
+from scaledl.data.prepare.targets import labelled
 from scaledl.errors import ScaledlError, UsageError
 
 pytestmark = pytest.mark.unit
@@ -78,7 +78,7 @@ def test_categories_fold_whole_floats_only(values: list[str], categories: int) -
     assert columns[0].distinct() == categories
 
 
-@pytest.mark.parametrize("odd", [{"text": {"a": [1]}, "label": 1}, {"text": "a", "label": [1, 0]}])
+@pytest.mark.parametrize("odd", [{"text": {"a": [1]}, "label": 1}, {"text": "a", "label": [[1], 0]}])
 def test_nested_cells_of_jsonl(tmp_path: Path, odd: dict[str, Any]) -> None:
     fine = {"text": "a", "label": 1, "unused": [1, 2]}
     message = refused(write_jsonl(tmp_path / "t.jsonl", [fine, odd]), tmp_path / "out", text="text")
@@ -102,7 +102,8 @@ def test_distinct_names_in_every_line(tmp_path: Path, monkeypatch: pytest.Monkey
         ("return [{'x': {1: 2}, 'label': 1}]", "sample 0: got the column name 1 (int); allowed: texts"),
         ("return [{'x': {'a': 10**400}, 'label': 1}]", "sample 0: a is a whole number of more than 300 digits"),
         ("return [{'x': {'a': 1}, 'label': -10**5000}]", "sample 0: label is a whole number of more than 300 digits"),
-        ("return [{'x': 'a', 'label': [1, 0]}]", "sample 0: label is a list; allowed: one value"),
+        ("return [{'x': 'a', 'label': [1, [0]]}]", "sample 0: label is a list; allowed: one value"),
+        ("return [{'x': 'a', 'label': np.zeros((2, 2))}]", "sample 0: label is float64 (2, 2); allowed: one value"),
         ("return [{'x': {'a': i, 'b': '\\ud800'}, 'label': i} for i in range(2)]", "[0]: a cell is no UTF-8"),
     ],
 )
@@ -163,7 +164,7 @@ def test_arrays_that_are_no_archive(tmp_path: Path) -> None:
         np.save(file, np.zeros((4, 4), np.uint8))
     assert "a.npz: is one array as of np.save" in refused(path, tmp_path / "out")
     np.savez(path, x=np.uint8(1), y=np.zeros(3, np.int64))
-    assert "a.npz: y is (3,), x (); expected one label for each image" in refused(path, tmp_path / "out")
+    assert "a.npz: y is (3,), x (); expected one label for each sample" in refused(path, tmp_path / "out")
     path.write_bytes(b"")
     assert "a.npz: cannot be read" in refused(path, tmp_path / "out")
 
@@ -178,8 +179,9 @@ def test_arrays_that_are_not_used_are_not_loaded(tmp_path: Path) -> None:
 
 def test_labels_of_very_many_digits() -> None:
     names = ("9" * 5000, "9" * 400, "0.5", "10")
-    items, _ = with_labels([Item(str(i), names[i % 4], "", None) for i in range(40)])
-    layout = lay_out(items, lambda labels, items, names: np.array(["train"] * len(items)))
+    items = [Item(str(i), names[i % 4], "", None) for i in range(40)]
+    found = labelled(Collected("table", items, modality="table"), PrepareConfig())
+    layout = lay_out(found, found.items, lambda labels, items, names: np.array(["train"] * len(items)))
     assert layout.names == ("10", "0.5", "9" * 400, "9" * 5000)
 
 

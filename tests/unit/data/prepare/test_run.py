@@ -422,12 +422,14 @@ def test_npz_with_its_own_splits(tmp_path: Path, names: tuple[str, ...]) -> None
     [
         ({}, "got arrays none"),
         ({"a": np.zeros(3)}, "got arrays a"),
-        ({"x": np.zeros((4, 8, 8)), "y": np.zeros(3, int)}, "expected one label for each image"),
-        ({"x": np.zeros((4, 8)), "y": np.zeros(4, int)}, "expected [N, H, W]"),
+        ({"x": np.zeros((4, 8, 8)), "y": np.zeros(3, int)}, "expected one label for each sample"),
+        ({"x": np.zeros((4, 8, 8, 5)), "y": np.zeros(4, int)}, "expected [N, H, W]"),
+        ({"x": np.zeros((4, 8)), "y": np.zeros(4, int)}, "no column is left to learn from"),
         ({"x": np.full((4, 8, 8), 300), "y": np.zeros(4, int)}, "values from 300 to 300"),
         ({"x": np.full((4, 8, 8), np.nan), "y": np.zeros(4, int)}, "values from nan"),
         ({"x": np.zeros((4, 8, 8), complex), "y": np.zeros(4, int)}, "expected numbers"),
-        ({"x": np.zeros((4, 8, 8)), "y": np.zeros(4)}, "expected whole numbers or texts"),
+        ({"x": np.zeros((4, 8, 8)), "y": np.zeros(4, complex)}, "expected whole numbers, floats or texts"),
+        ({"x": np.zeros((4, 8, 8)), "y": np.full((4, 3), 2)}, "other values than 0 and 1"),
         ({"x": np.array([{}] * 4), "y": np.zeros(4, int)}, "cannot be read (Object arrays cannot be loaded"),
     ],
 )

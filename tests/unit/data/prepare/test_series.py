@@ -184,6 +184,6 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 )
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, samples: list[Case]) -> None:
     path = write_ts(tmp_path_factory.mktemp("ts") / "toy.ts", samples)
-    found = read_ts(path, "")
+    found, _ = read_ts(path, "")
     assert [item.label for item in found] == [label for _, label in samples]
     assert [[values.tolist() for values in item.content] for item in found] == [series for series, _ in samples]

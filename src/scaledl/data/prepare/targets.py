@@ -1,0 +1,139 @@
+"""What is to be learned of each item: its label as the source has it becomes a target of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import IGNORED, Target
+from scaledl.data.prepare.items import Collected, Dropped, Item
+from scaledl.data.prepare.label_kinds import NO, READERS, YES, is_number, names_as_they_are
+from scaledl.data.prepare.labels import are_quantities, class_names, natural
+from scaledl.errors import UsageError
+
+NO_TAG = str(IGNORED)  # stands for no tag, where tags are numbers
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Items whose labels are all of one kind, and those that have none.
+
+    Attributes:
+        given: names of the classes or numbers, where the source says them apart from the items.
+    """
+
+    target: Target
+    given: tuple[str, ...]
+    items: Sequence[Item]
+    dropped: Sequence[Dropped]
+
+    def names(self, items: Sequence[Item]) -> tuple[str, ...]:
+        """Of the classes, tags or numbers of these of the items."""
+        return _names(self.target, items, self.given)
+
+    def array(self, items: Sequence[Item], names: Sequence[str]) -> NDArray[Any]:
+        """The targets of these of the items, as `Target` says; those of masks are made elsewhere, and 0 here."""
+        return _ARRAYS[self.target](items, names)
+
+
+def labelled(collected: Collected, config: PrepareConfig) -> Labelled:
+    """The items with labels of the kind that the config or the source says. Raises UsageError for other labels."""
+    target = _target(collected, config)
+    as_they_are = target == "class" and collected.modality == "image"
+    items, dropped = (names_as_they_are if as_they_are else READERS[target])(collected.items, config)
+    if not items:
+        raise UsageError(f"data.prepare.label: none of {len(collected.items)} items has a label")
+    return Labelled(target, tuple(collected.label_names), items, dropped)
+
+
+def _target(collected: Collected, config: PrepareConfig) -> Target:
+    found = collected.target or _guessed(collected, config)
+    asked = found if config.target == "auto" else config.target
+    if asked == found or asked == "none":
+        return asked
+    fixed = {"mask", "tags"} & {asked, found} and not (asked == "tags" and collected.modality == "text")
+    if fixed:
+        raise UsageError(
+            f"data.prepare.target: got {asked}, and the source has {_WHAT[found]}; allowed: auto, {found} or none"
+        )
+    return asked
+
+
+_WHAT = {"mask": "masks", "tags": "a tag for each step", "class": "a class for each item"} | {
+    "classes": "several classes for each item",
+    "numbers": "numbers",
+    "none": "no labels",
+}
+
+
+def _guessed(collected: Collected, config: PrepareConfig) -> Target:
+    labels = [item.label for item in collected.items if item.label is not None]
+    if config.labels_separator is not None:
+        return "classes"
+    if not labels:
+        return "class"
+    if any(isinstance(label, tuple) for label in labels):
+        found = {cell for label in labels for cell in (label if isinstance(label, tuple) else (label,))}
+        cells = {str(cell).strip().lower() for cell in found - {None}}
+        return "classes" if cells <= {*YES, *NO} or not all(map(is_number, cells)) else "numbers"
+    quantities = collected.kind != "image_folder" and are_quantities(labels)
+    return "numbers" if quantities else "class"
+
+
+def _names(target: Target, items: Sequence[Item], given: tuple[str, ...]) -> tuple[str, ...]:
+    if target == "none":
+        return ()
+    if target == "class":
+        return class_names(items)
+    if target == "mask" or (target == "classes" and len(given) > 1):
+        return given
+    if target == "numbers":
+        count = len(items[0].label)
+        made = tuple(f"value {i}" for i in range(1, count + 1)) if count > 1 else ("value",)
+        return given if len(given) == count else made
+    return tuple(sorted({name for item in items for name in item.label} - {NO_TAG}, key=natural))
+
+
+def _class_array(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.int64]:
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[str(item.label)] for item in items], np.int64)
+
+
+def _classes_array(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.float32]:
+    numbers = {name: number for number, name in enumerate(names)}
+    found = np.zeros((len(items), len(names)), np.float32)
+    for row, item in zip(found, items, strict=True):
+        row[[numbers[name] for name in item.label]] = 1
+    return found
+
+
+def _numbers_array(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.float32]:
+    return np.array([item.label for item in items], np.float32).reshape(len(items), len(names))
+
+
+def _tags_array(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.int64]:
+    """As long as the longest; IGNORED behind the others."""
+    numbers = {NO_TAG: IGNORED} | {name: number for number, name in enumerate(names)}
+    found = np.full((len(items), max((len(item.label) for item in items), default=0)), IGNORED, np.int64)
+    for row, item in zip(found, items, strict=True):
+        row[: len(item.label)] = [numbers[tag] for tag in item.label]
+    return found
+
+
+def _zeros(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.int64]:
+    return np.zeros(len(items), np.int64)
+
+
+_ARRAYS: dict[Target, Callable[[Sequence[Item], Sequence[str]], NDArray[Any]]] = {
+    "class": _class_array,
+    "classes": _classes_array,
+    "numbers": _numbers_array,
+    "tags": _tags_array,
+    "mask": _zeros,
+    "none": _zeros,
+}
