@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scaledl.data.memory import empty_batch
 from scaledl.errors import UsageError
+from scaledl.runtime.columns import TableColumn
 from scaledl.runtime.signature import KINDS, Inputs, Kind
 
 VALUES_AT_A_TIME = 1 << 18  # of a thread
@@ -37,6 +38,7 @@ class RawData:
         test_labels: as `labels`, [M, ...].
         label_names: one name for each class, or number; none where there is nothing to learn.
         target: what the labels are.
+        columns: names of a table's columns, where it has such.
     """
 
     inputs: Tensor
@@ -45,6 +47,7 @@ class RawData:
     test_labels: Tensor
     label_names: tuple[str, ...]
     target: Target = "class"
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,7 @@ class DataSpec:
         tokenizer: of texts, the JSON of a Hugging Face tokenizer that cuts and pads them to T ids, with 0.
         vocabulary: of texts, how many token ids there are.
         categories: of tables, see `Inputs.categories`.
+        columns: of tables, what they were before categories became other columns, where that is known.
         target_mean, target_std: of numbers that are to be predicted, of each over the training split; else empty.
     """
 
@@ -116,6 +120,7 @@ class DataSpec:
     tokenizer: str = ""
     vocabulary: int = 0
     categories: tuple[int, ...] = ()
+    columns: tuple[TableColumn, ...] = ()
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
 
@@ -156,6 +161,7 @@ class DataSpec:
                 tokenizer=str(values.get("tokenizer", "")),
                 vocabulary=int(values.get("vocabulary", 0)),
                 categories=tuple(int(count) for count in values.get("categories", ())),
+                columns=tuple(map(TableColumn.from_dict, values.get("columns", ()))),
                 target_mean=tuple(float(value) for value in values.get("target_mean", ())),
                 target_std=tuple(float(value) for value in values.get("target_std", ())),
             )

@@ -12,11 +12,12 @@ from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
 from scaledl.data.arrays import IGNORED, Arrays, DataSpec, RawData, fingerprint, number_statistics, statistics
 from scaledl.data.loader import BatchLoader
-from scaledl.data.position import LoaderOptions
+from scaledl.data.position import LoaderOptions, Sampling
 from scaledl.data.raw import check_raw
 from scaledl.data.split import plain_split, stratified_split
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.split import Stream
+from scaledl.runtime.columns import TableColumn
 
 Split = Literal["train", "val", "test"]
 
@@ -36,15 +37,20 @@ class DataModule:
         augment: AugmentConfig,
         seed: int,
         *,
+        sampling: Sampling = "shuffle",
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
     ) -> BatchLoader | StreamLoader:
-        """Shuffled, augmented batches of the training split; `batch_size` counts the samples of all ranks."""
+        """Shuffled, augmented batches of the training split; `batch_size` counts the samples of all ranks.
+
+        Raises UsageError for sampling or augmentation that such data do not have.
+        """
         return self._loader(
             self.train,
             batch_size,
             shuffle=True,
+            sampling=sampling,
             augment=augment,
             seed=seed,
             rank=rank,
@@ -122,6 +128,7 @@ def _describe(source: str, splits: dict[str, Arrays], raw: RawData) -> DataSpec:
         std=std,
         fingerprint=fingerprint(splits, labels, meaning),
         target=target,
+        columns=tuple(map(TableColumn, raw.columns)),
         target_mean=scaled[0],
         target_std=scaled[1],
     )

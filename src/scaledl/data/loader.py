@@ -11,6 +11,7 @@ from torch import Tensor
 from scaledl.config.schema import AugmentConfig
 from scaledl.data.arrays import Arrays, Batch, DataSpec, build_normalizer
 from scaledl.data.augment import Mix, build_masks_fn, build_pixels_fn, build_tokens_fn, build_values_fn, check_augment
+from scaledl.data.balance import AGAIN, balanced_order, check_balanced
 from scaledl.data.hashing import ORDER, generator
 from scaledl.data.position import LoaderOptions, PositionedLoader
 from scaledl.data.workers import prepared
@@ -22,13 +23,16 @@ SamplesFn = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 class BatchLoader(PositionedLoader):
     """Iterate over a split in batches.
 
-    The order of an epoch is a permutation seeded by (seed, epoch), cut into global batches, of which each rank takes
-    a near-equal contiguous slice (a row that counts for nothing where it would be empty).
+    The order of an epoch is a permutation seeded by (seed, epoch), or the draws of `balanced_order`, cut into global
+    batches, of which each rank takes a near-equal contiguous slice (a row that counts for nothing where it would be
+    empty).
     """
 
     def __init__(self, arrays: Arrays, spec: DataSpec, batch_size: int, **options: Unpack[LoaderOptions]) -> None:
-        """Raises UsageError for augmentation that inputs of this kind do not have."""
+        """Raises UsageError for augmentation that inputs of this kind do not have, or classes to balance."""
         super().__init__(len(arrays), batch_size, **options)
+        if self._balanced:
+            check_balanced(spec)
         self._arrays = arrays
         self._samples_fn = build_samples_fn(arrays, spec, self._augment, self._seed)
 
@@ -42,21 +46,25 @@ class BatchLoader(PositionedLoader):
     def _order(self, epoch: int) -> Tensor:
         if not self._shuffle:
             return torch.arange(self._size)
+        if self._balanced:
+            return balanced_order(self._arrays.labels, self._seed, epoch)
         return torch.randperm(self._size, generator=generator(self._seed, epoch, ORDER))
 
     def batch(self, index: Tensor, epoch: int) -> Batch:
         """This rank's slice of a global batch; where it is empty, one row without an id, which counts for nothing."""
         size = len(index)
         mine = index[size * self._rank // self._world_size : size * (self._rank + 1) // self._world_size]
-        rows = (mine if len(mine) else index[:1]).to(self._arrays.ids.device)
+        draws = (mine if len(mine) else index[:1]).to(self._arrays.ids.device)
+        rows = draws % AGAIN
         ids = self._arrays.ids.index_select(0, rows)
-        return Batch(*self._samples_fn(rows, ids, epoch), ids[: len(mine)])
+        drawn_ids = ids + (draws - rows)  # another time in the same epoch a sample is augmented otherwise
+        return Batch(*self._samples_fn(rows, drawn_ids, epoch), ids[: len(mine)])
 
 
 def build_samples_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int) -> SamplesFn:
     """(rows, their ids, epoch) -> model inputs, and labels or shares of classes. Raises UsageError for augmentation
     that inputs or targets of this kind do not have."""
-    check_augment(augment, spec.modality, spec.target)
+    check_augment(augment, spec.modality, spec.target, codes=bool(spec.categories))
     inputs_fn, finish = _build_inputs_fn(arrays, spec, augment, seed)
     if augment.mixup or augment.cutmix:
         mix = Mix(arrays, inputs_fn, augment, spec.num_classes if spec.target == "class" else 0, seed)

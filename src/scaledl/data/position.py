@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 from scaledl.config.schema import AugmentConfig
 from scaledl.data.arrays import Batch
 from scaledl.errors import UsageError
+
+Sampling = Literal["shuffle", "balanced"]
 
 
 class LoaderOptions(TypedDict, total=False):
     """What every loader can be told besides its data; off, 0, and one rank where nothing is said."""
 
     shuffle: bool
+    sampling: Sampling
     augment: AugmentConfig | None
     seed: int
     rank: int
@@ -41,6 +44,7 @@ class PositionedLoader:
         batch_size: int,
         *,
         shuffle: bool = False,
+        sampling: Sampling = "shuffle",
         augment: AugmentConfig | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -52,6 +56,7 @@ class PositionedLoader:
         self.batch_size, self.epoch, self.consumed = batch_size, 0, 0
         self._size, self._seed = size, seed
         self._shuffle, self._augment = shuffle, augment or AugmentConfig()
+        self._balanced = shuffle and sampling == "balanced"
         self._rank, self._world_size, self._num_workers = rank, world_size, num_workers
         self._resuming = False
 
@@ -107,7 +112,7 @@ class PositionedLoader:
 
     def _identity(self) -> dict[str, int]:
         """What a position is only valid for."""
-        return {"n": self._size, "seed": self._seed}
+        return {"n": self._size, "seed": self._seed, **({"data.sampling=balanced": 1} if self._balanced else {})}
 
     def _start_epoch(self) -> None:
         if self._resuming:

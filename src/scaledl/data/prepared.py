@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import Arrays, DataSpec
 from scaledl.data.datamodule import DataModule, in_shape_of
 from scaledl.data.mapped import mapped, stored_size, target_of, texts
-from scaledl.data.one_hot import one_hot
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.store import hashes
 from scaledl.data.stream.place import Place, build_stream, open_place
+from scaledl.data.table_features import features_of
 from scaledl.data.tags import tokenize_tagged
 from scaledl.data.text import text_spec, tokenize
 from scaledl.errors import UsageError
 from scaledl.run.files import sha256_file
+from scaledl.runtime.columns import TableColumn, order_of
 
 INPUTS = {"image": "images", "table": "features", "series": "series"}  # the part that a model sees
 
@@ -40,12 +42,12 @@ def load_prepared(config: DataConfig) -> DataModule:
     else:
         place.check((), 0, size)
     splits = {split: Arrays(*(mapped(place, split, part, document) for part in parts)) for split in in_arrays}
-    if document["modality"] == "table":
-        splits = {
-            split: dataclasses.replace(arrays, inputs=one_hot(arrays.inputs, document["columns"]))
-            for split, arrays in splits.items()
-        }
-    mean, std = _statistics(document)
+    table = document["modality"] == "table"
+    columns = tuple(map(TableColumn.from_dict, document["columns"])) if table else ()
+    codes = table and config.categories == "embed" and any(column.categories for column in columns)
+    if table:
+        splits = {split: _with_features(arrays, columns, codes=codes) for split, arrays in splits.items()}
+    mean, std = _statistics(document, columns, codes=codes)
     spec = DataSpec(
         source=place.name,
         in_shape=in_shape_of(splits["val"].inputs),
@@ -53,6 +55,8 @@ def load_prepared(config: DataConfig) -> DataModule:
         mean=mean,
         std=std,
         fingerprint=document["fingerprint"],
+        categories=tuple(len(column.categories) + 1 for column in columns if column.categories) if codes else (),
+        columns=columns,
         **_target(document),
     )
     return DataModule(spec, stream if streamed else splits["train"], splits["val"], splits["test"])
@@ -86,18 +90,26 @@ def _of_texts(place: Place, document: dict[str, Any], config: DataConfig) -> Dat
     return DataModule(dataclasses.replace(spec, **_target(document)), **splits)
 
 
-def _statistics(document: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel or column; what stands for a category is left as 0 and 1."""
+def _with_features(arrays: Arrays, columns: Sequence[TableColumn], *, codes: bool) -> Arrays:
+    return dataclasses.replace(arrays, inputs=features_of(arrays.inputs, columns, codes=codes))
+
+
+def _statistics(
+    document: dict[str, Any], columns: Sequence[TableColumn], *, codes: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel or column; what stands for a category is left as it is."""
     if document["modality"] == "image":
         return tuple(document["mean"]), tuple(document["std"])
-    pairs = [pair for column in document["columns"] for pair in _pairs(column)]
+    described = document["columns"]
+    places = order_of(columns) if codes else range(len(described))
+    pairs = [pair for place in places for pair in _pairs(described[place], codes=codes)]
     return tuple(mean for mean, _ in pairs), tuple(std for _, std in pairs)
 
 
-def _pairs(column: dict[str, Any]) -> list[tuple[float, float]]:
-    return (
-        [(column["mean"], column["std"])] if column["kind"] == "numeric" else [(0.0, 1.0)] * len(column["categories"])
-    )
+def _pairs(column: dict[str, Any], *, codes: bool) -> list[tuple[float, float]]:
+    if column["kind"] == "numeric":
+        return [(column["mean"], column["std"])]
+    return [(0.0, 1.0)] * (1 if codes else len(column["categories"]))
 
 
 def check_files(folder: Path, document: dict[str, Any]) -> list[str]:

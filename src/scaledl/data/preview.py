@@ -28,7 +28,8 @@ def contact_sheet(data: DataModule, config: Config, count: int, epoch: int) -> N
             f"data preview: draws images and series, and {data.spec.source} is a {data.spec.modality}; `scaledl data "
             "stats` describes what it has"
         )
-    loader = data.train_loader(min(count, len(data.train)), config.data.augment, config.run.seed)
+    settings = config.data.augment, config.run.seed
+    loader = data.train_loader(min(count, len(data.train)), *settings, sampling=config.data.sampling)
     loader.set_epoch(epoch)
     x = next(iter(loader)).x
     if data.spec.modality == "series":

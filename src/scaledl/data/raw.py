@@ -26,6 +26,11 @@ def check_raw(raw: RawData, source: str) -> None:
         sizes = tuple(raw.inputs.shape[1:]), tuple(raw.test_inputs.shape[1:])
         raise UsageError(f"data.source: {source}: training inputs are {sizes[0]}, test inputs {sizes[1]}")
 
+    if raw.columns and (len(raw.columns),) != tuple(raw.inputs.shape[1:]):
+        raise UsageError(
+            f"data.source: {source}: {len(raw.columns)} names of columns, inputs {tuple(raw.inputs.shape)}"
+        )
+
 
 def _problem(inputs: Tensor, labels: Tensor, count: int, target: Target) -> str | None:
     if (inputs.dtype, KINDS.get(inputs.ndim - 1)) not in _ALLOWED:

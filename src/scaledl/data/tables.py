@@ -37,7 +37,8 @@ def load_diabetes(config: DataConfig) -> RawData:
     bunch = datasets.load_diabetes(scaled=False)
     features, labels = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).float().unsqueeze(1)
     train, test = plain_split(len(labels), TEST_FRACTION, TEST_SEED)
-    return RawData(features[train], labels[train], features[test], labels[test], ("progression",), "numbers")
+    columns = tuple(map(str, bunch.feature_names))
+    return RawData(features[train], labels[train], features[test], labels[test], ("progression",), "numbers", columns)
 
 
 def _load(name: str) -> RawData:
@@ -49,4 +50,5 @@ def _load(name: str) -> RawData:
     labels = torch.from_numpy(bunch.target).long()
     names = tuple(map(str, bunch.target_names))
     train, test = stratified_split(labels, TEST_FRACTION, TEST_SEED, names, key="data.source")
-    return RawData(features[train], labels[train], features[test], labels[test], names)
+    columns = tuple(map(str, bunch.feature_names))
+    return RawData(features[train], labels[train], features[test], labels[test], names, columns=columns)

@@ -59,7 +59,9 @@ def export_torchscript(
     engine = _int8_engine(model.structure, config.engine)
     module = _float_module(model.module) if engine is None else convert(model)
     inputs = data.spec.inputs
-    spec = InputSpec(inputs.shape, data.spec.mean, data.spec.std, inputs.kind, inputs.vocabulary)
+    spec = InputSpec(
+        inputs.shape, data.spec.mean, data.spec.std, inputs.kind, inputs.vocabulary, categories=inputs.categories
+    )
     cases = _cases(module, data.test, spec)
     manifest = _manifest(data.spec, engine, source)
     extra = {MANIFEST_FILE: json.dumps(manifest).encode(), CASES_FILE: save_safetensors(cases)}
@@ -128,7 +130,7 @@ def _input(spec: DataSpec) -> dict[str, Any]:
     what = {"layout": _LAYOUTS[spec.modality], "shape": list(spec.in_shape)}
     if spec.modality == "text":
         return {"dtype": "int64", **what, "vocabulary": spec.vocabulary}
-    return {"dtype": "float32", **what}
+    return {"dtype": "float32", **what, **({"categories": list(spec.categories)} if spec.categories else {})}
 
 
 def _preprocessing(spec: DataSpec) -> dict[str, Any]:
@@ -139,7 +141,8 @@ def _preprocessing(spec: DataSpec) -> dict[str, Any]:
     if spec.modality == "image":
         return {"from": {"dtype": "uint8", "layout": "NHWC"}, "formula": "(x / 255 - mean) / std", "scale": 1 / 255}
     raw = {"dtype": "float32", "layout": _LAYOUTS[spec.modality]}
-    return {"from": raw, "formula": "(x - mean) / std", "scale": 1.0}
+    columns = {"columns": [column.to_dict() for column in spec.columns]} if spec.columns else {}
+    return {"from": raw, "formula": "(x - mean) / std", "scale": 1.0, **columns}
 
 
 def _script(module: nn.Module, family: str) -> torch.jit.ScriptModule:

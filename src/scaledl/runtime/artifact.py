@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scaledl.errors import UsageError
 from scaledl.run import Run
+from scaledl.runtime.columns import TableColumn
 from scaledl.runtime.signature import KINDS, Inputs, Kind
 
 SCHEMA_VERSION = 2
@@ -26,7 +27,7 @@ MANIFEST_FILE = "scaledl.json"
 CASES_FILE = "cases.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 LAYOUTS: dict[str, Kind] = {"NF": "table", "NCT": "series", "NCHW": "image", "NT": "text"}  # of a batch
-MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_TOKENIZER_BYTES = 64 * 2**20
 MAX_CASES_BYTES = 256 * 2**20
 
@@ -45,6 +46,8 @@ class InputSpec:
         kind: image, table, series or text; by default what `shape` says.
         vocabulary: of texts, how many token ids there are.
         tokenizer: of texts, the JSON of Hugging Face's library that makes T ids of each.
+        categories: of tables, see `Inputs.categories`.
+        columns: of tables, what rows by name have, where the file says it.
     """
 
     shape: tuple[int, ...]
@@ -53,10 +56,12 @@ class InputSpec:
     kind: Kind | None = None
     vocabulary: int = 0
     tokenizer: str = field(default="", repr=False)
+    categories: tuple[int, ...] = ()
+    columns: tuple[TableColumn, ...] = field(default=(), repr=False)
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.kind or KINDS[len(self.shape)], self.shape, self.vocabulary)
+        return Inputs(self.kind or KINDS[len(self.shape)], self.shape, self.vocabulary, self.categories)
 
     @property
     def is_image(self) -> bool:
@@ -275,13 +280,15 @@ def _parse_spec(manifest: Mapping[str, Any], path: Path) -> ArtifactSpec:
     try:
         shape = tuple(int(size) for size in manifest["input"]["shape"])
         kind, vocabulary = LAYOUTS[manifest["input"]["layout"]], int(manifest["input"].get("vocabulary", 0))
+        categories = tuple(int(count) for count in manifest["input"].get("categories", ()))
         steps = manifest["preprocessing"]
+        columns = tuple(map(TableColumn.from_dict, steps.get("columns", ())))
         mean, std = (tuple(float(value) for value in steps[key]) for key in ("mean", "std"))
         engine = manifest["int8"]["engine"] if manifest["int8"] else None
         labels = tuple(str(label) for label in manifest["labels"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UsageError(f"{path}: its {MANIFEST_FILE} is damaged ({type(error).__name__}: {error})") from error
-    spec = InputSpec(shape, mean, std, kind, vocabulary)
+    spec = InputSpec(shape, mean, std, kind, vocabulary, categories=categories, columns=columns)
     if not _fits(spec) or not labels:
         raise UsageError(
             f"{path}: its {MANIFEST_FILE} is damaged: input shape, labels, mean and std do not fit together"
@@ -296,4 +303,7 @@ def _fits(spec: InputSpec) -> bool:
         return False
     scaled = 0 if inputs.kind == "text" else inputs.shape[0]
     positive = all(value > 0 for value in spec.std)
+    widths = [1 if inputs.categories else len(column.categories) or 1 for column in spec.columns]
+    if spec.columns and (inputs.kind != "table" or sum(widths) != inputs.size):
+        return False
     return {len(spec.mean), len(spec.std)} == {scaled} and all(map(math.isfinite, spec.mean + spec.std)) and positive

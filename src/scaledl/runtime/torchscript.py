@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from scaledl.errors import UsageError
 from scaledl.runtime import jit
 from scaledl.runtime.artifact import ArtifactSpec, InputSpec, read_spec, read_trusted
+from scaledl.runtime.columns import encode_rows
 from scaledl.runtime.tokens import encode, parse_tokenizer, text_problem
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ class Predictor:
         Args:
             inputs: of an image model uint8 [N, H, W, C], raw pixels, which are normalised as in training, or float
                 [N, C, H, W], already normalised; of a text model texts, or token ids [N, T]; of another one float or
-                whole numbers [N, *shape] as they stand in the data, which are normalised too. A list of texts, a
-                tensor, or anything that `torch.as_tensor` takes.
+                whole numbers [N, *shape] as they stand in the data, which are normalised too; of a table also rows by
+                the names of its columns, a list of mappings or one mapping of lists. A tensor, a list, or anything
+                that `torch.as_tensor` takes.
 
         Raises:
             UsageError: another shape or dtype, no inputs, values that are not finite, or texts without the library that
@@ -68,6 +70,8 @@ class Predictor:
         """
         if self.spec.is_text:
             return self.forward(self._token_ids(inputs))
+        if _are_named(inputs):
+            inputs = encode_rows(inputs, self.spec.columns, codes=bool(self.spec.categories))
         values = torch.as_tensor(inputs)
         return self.forward(self._checked_images(values) if self.spec.is_image else self._checked_values(values))
 
@@ -126,6 +130,7 @@ class Predictor:
             raise UsageError(f"inputs: got {values.dtype} {list(values.shape)}; wanted numbers [N, {wanted}]")
         values = values.to(torch.float32)
         _check_values("inputs", values)
+        _check_codes(values, self.spec.categories)
         return self.spec.normalize(values)
 
 
@@ -150,6 +155,22 @@ def _check_values(name: str, values: Tensor) -> None:
         raise UsageError(f"{name}: got none; at least one is needed")
     if values.is_floating_point() and not bool(values.isfinite().all()):
         raise UsageError(f"{name}: some values are NaN or infinite")
+
+
+def _are_named(inputs: Any) -> bool:
+    return isinstance(inputs, Mapping) or (
+        isinstance(inputs, Sequence) and any(isinstance(row, Mapping) for row in inputs)
+    )
+
+
+def _check_codes(values: Tensor, categories: tuple[int, ...]) -> None:
+    """The last columns, where these are categories, hold whole numbers below their counts."""
+    for place, count in zip(range(-len(categories), 0), categories, strict=True):
+        codes = values[:, place]
+        if bool(((codes < 0) | (codes >= count) | (codes != codes.round())).any()):
+            raise UsageError(
+                f"inputs: column {values.shape[1] + place} has other codes than whole numbers below {count}"
+            )
 
 
 def _load_module(data: bytes, spec: ArtifactSpec) -> torch.jit.ScriptModule:

@@ -281,6 +281,7 @@ def _train_loader(fitting: Fitting) -> Any:
         rank=ranks.rank,
         world_size=ranks.world_size,
         num_workers=config.data.num_workers,
+        sampling=config.data.sampling,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from scaledl.config.schema import DataConfig, PrepareConfig
-from scaledl.data import DataModule, build_data
+from scaledl.config.schema import AugmentConfig, DataConfig, PrepareConfig
+from scaledl.data import DataModule, DataSpec, build_data
 from scaledl.data.prepare.run import prepare
 from scaledl.errors import UsageError
 
@@ -33,8 +34,8 @@ def table(tmp_path: Path, rows: list[tuple[float, str, str]]) -> Path:
     return tmp_path / "set"
 
 
-def load(folder: Path) -> DataModule:
-    return build_data(DataConfig(source="prepared", root=str(folder)), seed=0)
+def load(folder: Path, **keys: Any) -> DataModule:
+    return build_data(DataConfig(source="prepared", root=str(folder), **keys), seed=0)
 
 
 def test_a_table_has_a_column_for_each_number_and_each_category(
@@ -83,3 +84,29 @@ def test_batches_of_a_table_train_a_model(table: Path) -> None:
     assert bool(batch.x.isfinite().all())
     assert set(batch.x[:, 1:].unique().tolist()) == {0.0, 1.0}
     assert torch.equal(batch.x[:, 1:].sum(1), torch.ones(len(batch.x)))
+
+
+def test_categories_may_stay_codes(table: Path, rows: list[tuple[float, str, str]]) -> None:
+    data, spread = load(table, categories="embed"), load(table)
+    spec = data.spec
+    assert (spec.in_shape, spec.categories, spread.spec.categories) == ((2,), (4,), ())
+    assert spec.inputs.categories == (4,)
+    assert (spec.mean[1], spec.std[1]) == (0.0, 1.0)
+    assert spec.mean[0] == spread.spec.mean[0]
+    names = [column.name for column in spec.columns]
+    assert names == ["size", "colour"]
+    assert spec.columns[1].categories == COLOURS
+    batch = next(iter(data.eval_loader("train", 50)))
+    assert torch.equal(batch.x[:, 1], data.train.inputs[:50, 1]), "codes are not standardised"
+    codes = data.train.inputs[:, 1].long()
+    assert torch.equal(torch.nn.functional.one_hot(codes, 4)[:, 1:].float(), spread.train.inputs[:, 1:])
+    with pytest.raises(UsageError, match=r"data\.augment\.mixup: got 0\.2 with data\.categories=embed"):
+        data.train_loader(4, AugmentConfig(mixup=0.2), seed=0)
+    assert DataSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_table_of_numbers_has_nothing_to_embed(tmp_path: Path) -> None:
+    lines = "\n".join(f"{i * 0.5},{i % 2}" for i in range(40))
+    (tmp_path / "t.csv").write_text(f"x,label\n{lines}\n")
+    prepare(tmp_path / "t.csv", tmp_path / "set", PrepareConfig())
+    assert load(tmp_path / "set", categories="embed").spec == load(tmp_path / "set").spec

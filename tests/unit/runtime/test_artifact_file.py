@@ -205,7 +205,7 @@ def test_manifest_that_does_not_fit(exported: bytes, tmp_path: Path, changes: di
 
 def test_manifest_of_absurd_size(exported: bytes) -> None:
     with pytest.raises(UsageError, match=r"scaledl\.json is [\d,]+ bytes, more than the [\d,]+ allowed"):
-        read_spec(with_extra(exported, "scaledl.json", lambda _: b" " * 5_000_000), Path("x.ts"))
+        read_spec(with_extra(exported, "scaledl.json", lambda _: b" " * 17_000_000), Path("x.ts"))
 
 
 @pytest.mark.parametrize(

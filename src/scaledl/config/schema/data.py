@@ -261,6 +261,10 @@ class DataConfig(Section):
     val_fraction: OpenFraction = Field(
         default=0.1, description="Stratified share of the training set kept for validation."
     )
+    sampling: Literal["shuffle", "balanced"] = Field(
+        default="shuffle",
+        description="An epoch has every sample once, or as many samples, of every class equally many.",
+    )
     batch_size: int = Field(default=128, ge=1, le=1_000_000, description="Samples per optimizer step, over all ranks.")
     eval_batch_size: int = Field(default=512, ge=1, le=1_000_000, description="Samples per batch in evaluation.")
     num_workers: int = Field(
@@ -270,6 +274,11 @@ class DataConfig(Section):
         description="Processes of a rank that prepare batches; 0 is fastest for data in memory.",
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    categories: Literal["one_hot", "embed"] = Field(
+        default="one_hot",
+        description="What a table's categories become: columns of zeros and ones, or codes, for models that learn a "
+        "vector for each.",
+    )
     text: TextConfig = Field(default_factory=TextConfig)
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     stream: StreamConfig = Field(default_factory=StreamConfig)

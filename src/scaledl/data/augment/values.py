@@ -50,8 +50,11 @@ def build_tokens_fn(inputs: Tensor, tokenizer: str, augment: AugmentConfig, seed
     return tokens
 
 
-def check_augment(augment: AugmentConfig, modality: str, target: str = "class") -> None:
-    """Raises UsageError naming what is on and does not exist for this modality, or would not fit such targets."""
+def check_augment(augment: AugmentConfig, modality: str, target: str = "class", *, codes: bool = False) -> None:
+    """Raises UsageError naming what is on and does not exist for this modality, or would not fit such targets.
+
+    `codes`: some inputs are codes of categories, between which there is nothing.
+    """
     default = AugmentConfig()
     on = [name for name in AugmentConfig.model_fields if getattr(augment, name) != getattr(default, name)]
     odd = [name for name in on if name not in _ALLOWED[modality]]
@@ -60,6 +63,11 @@ def check_augment(augment: AugmentConfig, modality: str, target: str = "class") 
         raise UsageError(
             f"data.augment.{odd[0]}: got {_shown(getattr(augment, odd[0]))}, and the data are of modality {modality}; "
             f"allowed there: {allowed}; fix: remove {', '.join(f'data.augment.{name}' for name in odd)}"
+        )
+    if codes and augment.mixup:
+        raise UsageError(
+            f"data.augment.mixup: got {augment.mixup:g} with data.categories=embed; allowed: 0, or one_hot: there is "
+            "nothing between two codes"
         )
     _check_target(augment, target)
 

@@ -32,6 +32,11 @@ class StreamLoader(PositionedLoader):
         self._stream = stream
         check_augment(self._augment, spec.modality)
         _check_mixing(self._augment)
+        if self._balanced:
+            raise UsageError(
+                "data.sampling: got balanced with a data set in shards, which are read from beginning to end; allowed: "
+                "shuffle, or a set prepared with data.prepare.shard_mb=0"
+            )
         self._normalize = build_normalizer(spec, torch.empty((0, *stream.shape), dtype=torch.uint8))
         self._reader: Reader | None = None  # of a worker process
 

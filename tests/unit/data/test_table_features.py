@@ -1,24 +1,26 @@
-"""Categories become columns of zeros and ones."""
+"""Categories become columns of zeros and ones, or codes behind the numbers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from scaledl.data.one_hot import one_hot
+from scaledl.data.table_features import features_of
 from scaledl.errors import UsageError
+from scaledl.runtime.columns import TableColumn
 
 pytestmark = pytest.mark.unit
 
 
-def column(categories: int) -> dict[str, Any]:
-    if not categories:
-        return {"name": "n", "kind": "numeric", "mean": 0.0, "std": 1.0}
-    return {"name": "c", "kind": "category", "categories": [str(i) for i in range(categories)]}
+def column(categories: int, name: str = "c") -> TableColumn:
+    return TableColumn(name, tuple(map(str, range(categories))))
+
+
+def one_hot(features: Tensor, columns: list[TableColumn]) -> Tensor:
+    return features_of(features, columns, codes=False)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(0, 12), st.integers(0, 1000))
@@ -51,8 +53,11 @@ def test_a_table_of_numbers_is_left_where_it_is() -> None:
 
 
 def test_too_many_columns() -> None:
-    columns = [column(0), {**column(20_000), "name": "street"}]
-    with pytest.raises(UsageError, match=r"20,001 columns .*allowed: 16,384; .*exclude=\[street\], which has 20,000"):
+    columns = [column(0), column(20_000, "street")]
+    with pytest.raises(
+        UsageError,
+        match=r"20,001 columns .*allowed: 16,384; .*embed, .*exclude=\[street\], which has 20,000",
+    ):
         one_hot(torch.zeros(1, 2), columns)
 
 
@@ -63,3 +68,9 @@ def test_too_many_values() -> None:
 
 def test_a_code_without_a_category_is_an_unknown_one() -> None:
     assert one_hot(torch.tensor([[3.0], [2.0]]), [column(2)]).tolist() == [[0, 0], [0, 1]]
+
+
+def test_codes_stand_behind_the_numbers_in_any_count() -> None:
+    columns = [column(20_000, "street"), column(0, "x"), column(2, "sex"), column(0, "y")]
+    stored = torch.tensor([[3.0, 0.5, 2.0, -1.0], [0.0, 0.1, 1.0, 7.0]])
+    assert features_of(stored, columns, codes=True).tolist() == stored[:, [1, 3, 0, 2]].tolist()
