@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Fraction
-from .family import ActivationName, Channels, FamilySection, activation_field
+from .family import Channels, FamilySection
+from .sequence import TransformerSection
 
 NormKind = Literal["none", "batch", "group", "layer"]
 OddSize = Literal[1, 3, 5, 7, 9, 11, 13, 15]
@@ -31,23 +32,20 @@ class CNNConfig(FamilySection):
     )
 
 
-class ViTConfig(FamilySection):
+class ViTConfig(TransformerSection):
     family: Literal["vit"] = Field(description="Kind of model.")
-    activation: ActivationName = activation_field("gelu")
+    width: Channels = Field(default=192, description="Channels of a token from block to block.")
+    layers: int = Field(default=6, ge=1, le=256, description="Blocks on top of each other.")
+    heads: int = Field(default=3, ge=1, le=1024, description="Attention heads, among which the width is divided.")
+    dropout: Fraction = Field(
+        default=0.0, description="Share of values set to zero in training, of tokens and of what a block adds."
+    )
     patch_size: int = Field(default=4, ge=1, le=256, description="Pixels to a side; divides height and width.")
-    width: int = Field(default=192, ge=1, le=65536, description="Channels of a token; a multiple of `heads`.")
-    depth: int = Field(default=6, ge=1, le=128, description="Blocks of attention and dense layers.")
-    heads: int = Field(default=3, ge=1, le=256, description="Of attention.")
-    mlp_ratio: float = Field(default=4.0, gt=0, le=64, description="Units of a block's dense layer, in widths.")
-    positions: Literal["learned", "sincos", "none"] = Field(
-        default="learned", description="What a token is told of its place; sincos: fixed sines and cosines."
+    positions: Literal["learned", "sinusoidal", "none"] = Field(
+        default="learned", description="What a token is told of its place; sinusoidal: fixed, of row and column."
     )
-    pooling: Literal["token", "mean"] = Field(
-        default="token", description="From tokens to a vector: an extra one that is learned, or the mean of all."
-    )
-    drop_path: Fraction = Field(
-        default=0.0,
-        description="Share of samples that skip a branch of the last block; less in those before, 0 in the first.",
+    pooling: Literal["cls", "mean"] = Field(
+        default="cls", description="From tokens to a vector: one that is put before them, or the mean of all."
     )
 
 
