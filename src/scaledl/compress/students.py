@@ -9,6 +9,7 @@ from typing import Any
 
 from scaledl.bench import count_macs
 from scaledl.compress.students_sequence import SEQUENCE_CANDIDATES
+from scaledl.compress.students_vision import VISION_CANDIDATES
 from scaledl.config.schema import MLPConfig, ResNetConfig
 from scaledl.errors import UsageError
 from scaledl.models.structure import Structure, build
@@ -70,19 +71,20 @@ def _resnets(teacher: Structure) -> Iterator[ResNetConfig]:
     widths = sorted({max(4, round(width * share / 4) * 4) for share in WIDTH_SHARES})
     for smaller in (d for d in style if d <= depth):
         for narrower in (w for w in widths if w <= width):
-            yield ResNetConfig.model_validate({"family": "resnet", "depth": smaller, "width": narrower})
+            yield ResNetConfig.model_validate({**teacher.config, "depth": smaller, "width": narrower})
 
 
 def _mlps(teacher: Structure) -> Iterator[MLPConfig]:
     hidden = teacher.config["hidden"]
     for share in (step / 32 for step in range(1, 32)):
-        yield MLPConfig(family="mlp", hidden=[max(1, round(units * share)) for units in hidden])
+        yield MLPConfig.model_validate({**teacher.config, "hidden": [max(1, round(units * share)) for units in hidden]})
 
 
 CANDIDATES: dict[str, Callable[[Structure], Iterator[Section]]] = {
     "resnet": _resnets,
     "mlp": _mlps,
     **SEQUENCE_CANDIDATES,
+    **VISION_CANDIDATES,
 }
 
 

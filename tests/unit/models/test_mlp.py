@@ -52,3 +52,46 @@ def test_signal_keeps_its_scale_through_many_layers() -> None:
     assert isinstance(model.get_submodule("hidden"), nn.Sequential)
     features = model.get_submodule("hidden")(torch.randn(64, 256))
     assert 0.1 < features.pow(2).mean().item() < 10
+
+
+ROWS = Inputs("table", (4,), categories=(3, 900))
+
+
+def with_categories(**keys: int) -> nn.Module:
+    return build_mlp(MLPConfig(family="mlp", hidden=[8], **keys), ROWS, Outputs(3)).eval()
+
+
+def test_categories_become_vectors_beside_the_numbers() -> None:
+    model = with_categories()
+    x = torch.tensor([[0.5, -1.0, 2.0, 899.0], [0.1, 0.2, 0.0, 0.0]])
+    few, many = model.columns.vectors
+    assert (few.weight.shape, many.weight.shape) == ((3, 2), (900, 50))
+    expected = torch.cat([x[:, :2], few.weight[[2, 0]], many.weight[[899, 0]]], 1)
+    assert torch.equal(model.columns(x), expected)
+    assert model.hidden[0].in_features == 2 + 2 + 50
+    assert torch.equal(script(model)(x), model(x))
+
+
+def test_the_size_of_vectors_is_a_key() -> None:
+    assert with_categories(embedding=7).hidden[0].in_features == 2 + 7 + 7
+
+
+def test_a_table_of_nothing_but_categories() -> None:
+    inputs = Inputs("table", (2,), categories=(5, 5))
+    model = build_mlp(MLPConfig(family="mlp", hidden=[]), inputs, Outputs(3))
+    assert model(inputs.example(4)).shape == (4, 3)
+    assert model.head.in_features == 3 + 3
+
+
+def test_each_value_of_a_category_learns_its_own() -> None:
+    """What no line through the ids can tell apart."""
+    inputs = Inputs("table", (1,), categories=(6,))
+    model = build_mlp(MLPConfig(family="mlp", hidden=[]), inputs, Outputs(2))
+    x, y = torch.arange(6.0).unsqueeze(1), torch.tensor([0, 1, 0, 1, 1, 0])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal(model(x).argmax(1), y)
