@@ -309,7 +309,7 @@ VERBS: dict[str, tuple[str, Arguments]] = {
     "tune": ("search hyperparameters with Ray Tune, here, on a cluster or in a Slurm job", _tune_arguments),
     "plan": ("estimate memory and wall time before training", _plan_arguments),
     "launch": ("submit a training to Slurm", _launch_arguments),
-    "evaluate": ("accuracy of a run or an exported file", _evaluate_arguments),
+    "evaluate": ("figures of a run or an exported file", _evaluate_arguments),
     "generate": ("let a language model write on", _generate_arguments),
     "bench": ("latency of exported files and runs, interleaved", _bench_arguments),
     "report": ("write report.html of a run", _report_arguments),

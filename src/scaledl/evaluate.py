@@ -1,4 +1,4 @@
-"""Accuracy, loss and confusion matrix of anything that turns inputs into logits."""
+"""Loss and figures, by the task's own rules, of anything that turns inputs into outputs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
+from scaledl.config import Config
+from scaledl.config.registry import TASKS
+from scaledl.config.schema import TaskConfig
+from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.errors import UsageError
+from scaledl.tasks.judge import Judge, Split
+from scaledl.tasks.meter import Meter
+
+MOST_CLASSES = 4096  # of which there is a confusion matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,65 +24,81 @@ class Evaluation:
     """Figures over one pass through a split.
 
     Attributes:
-        accuracy: share of samples whose largest logit is the true class's, 0..1.
-        loss: mean cross-entropy, nats; NaN or infinite where the outputs are.
-        confusion: int64 [C, C], rows true classes, columns predicted ones.
+        headline: name of the figure that tables show.
+        metrics: every figure by its name, the loss among them (mean over samples; NaN or infinite where outputs are).
         count: samples.
-        correct: bool [N], in the loader's order.
+        confusion: int64 [C, C], rows true classes, columns predicted ones; None where outputs are no classes.
     """
 
-    accuracy: float
-    loss: float
-    confusion: Tensor
+    headline: str
+    metrics: dict[str, float]
     count: int
-    correct: Tensor
+    confusion: Tensor | None = None
+
+    @property
+    def score(self) -> float:
+        """The headline's value."""
+        return self.metrics[self.headline]
+
+    @property
+    def loss(self) -> float:
+        return self.metrics["loss"]
+
+    @property
+    def accuracy(self) -> float:
+        """Of a task that has one: share that is right, 0..1."""
+        return self.metrics["accuracy"]
 
 
-def evaluate(
-    predict: Callable[[Tensor], Tensor], loader: Iterable[tuple[Tensor, Tensor, Tensor]], num_classes: int
-) -> Evaluation:
-    """Run `predict` over every batch, without gradients. A module must be in eval mode already.
+class _Asked(nn.Module):
+    """What is evaluated, in place of the model of a task: its outputs in float32 on the CPU, their shape checked."""
 
-    Args:
-        predict: float32 [B, *in_shape], normalised -> logits [B, num_classes].
-        loader: batches (x, y, ids).
+    def __init__(self, predict: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self._ask, self._shape = [predict], shape  # in a list: it may be a module, and is none of this one's parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self._ask[0](x).to("cpu", torch.float32)
+        if outputs.shape != (len(x), *self._shape):
+            raise UsageError(
+                f"the model gives outputs {list(outputs.shape)} for {len(x)} samples; "
+                f"expected {[len(x), *self._shape]}: it belongs to other data"
+            )
+        return outputs
+
+
+def judge(predict: Callable[[Tensor], Tensor], config: TaskConfig, spec: DataSpec, seed: int = 0) -> Judge:
+    """The task of `config` around `predict`, for an evaluation."""
+    task: type[Judge] = TASKS.resolve(config.name)
+    shape = task.outputs(spec, config).shape(spec.inputs)
+    made = task(_Asked(predict, shape), config, spec).eval()
+    made.seed = seed
+    if config.traits.scale == "classes" and made.num_outputs <= MOST_CLASSES:
+        made.meter = Meter({**made.gauges(), "confusion": made.judging().decided("ConfusionMatrix")})
+    return made
+
+
+def evaluate(task: Judge, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Evaluation:
+    """Judge every batch, without gradients. A module must be in eval mode already.
 
     Raises:
-        UsageError: no samples, outputs of another shape, or labels outside 0..num_classes-1.
+        UsageError: no samples, outputs of another shape, or labels that cannot be.
     """
-    losses: list[Tensor] = []
-    predicted: list[Tensor] = []
-    true: list[Tensor] = []
+    count = 0
+    task.on_validation_epoch_start()
     with torch.inference_mode():
-        for x, y, _ in loader:
-            logits = predict(x).to("cpu", torch.float32)
-            _check(logits, y, num_classes)
-            losses.append(F.cross_entropy(logits, y, reduction="sum").double())
-            predicted.append(logits.argmax(1))
-            true.append(y)
-    if not true:
+        for number, batch in enumerate(map(Batch._make, loader)):
+            task.check(batch)
+            task.validation_step(batch, number)
+            count += len(batch.ids)
+    if not count:
         raise UsageError("nothing to evaluate: the split has no samples")
-    return _summarize(torch.stack(losses).sum().item(), torch.cat(predicted), torch.cat(true), num_classes)
+    found = task.evaluated()
+    confusion = found.pop("confusion", None)
+    return Evaluation(task.config.headline, {name: float(value) for name, value in found.items()}, count, confusion)
 
 
-def _summarize(total_loss: float, predicted: Tensor, true: Tensor, num_classes: int) -> Evaluation:
-    count = len(true)
-    correct = predicted == true
-    cells = torch.bincount(true * num_classes + predicted, minlength=num_classes**2)
-    return Evaluation(
-        accuracy=correct.sum().item() / count,
-        loss=total_loss / count,
-        confusion=cells.view(num_classes, num_classes).clone(),
-        count=count,
-        correct=correct.clone(),
-    )
-
-
-def _check(logits: Tensor, y: Tensor, num_classes: int) -> None:
-    if logits.shape != (len(y), num_classes):
-        raise UsageError(
-            f"the model gives outputs {list(logits.shape)} for {len(y)} samples of {num_classes} classes; "
-            f"expected {[len(y), num_classes]}: it belongs to other data"
-        )
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
-        raise UsageError(f"labels run from {int(y.min())} to {int(y.max())}; allowed: 0 to {num_classes - 1}")
+def evaluate_split(predict: Callable[[Tensor], Tensor], data: DataModule, config: Config, split: Split) -> Evaluation:
+    """Evaluate `predict`, which maps normalised inputs to outputs, as the config's task does. Raises as `evaluate`."""
+    made = judge(predict, config.task, data.spec, config.run.seed)
+    return evaluate(made, made.eval_loader(data, split, config.data.eval_batch_size))

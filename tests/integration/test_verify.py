@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from scaledl.config.schema import Config, DataConfig, ExportConfig, MLPConfig, ResNetConfig
 from scaledl.data import DataModule, build_data, normalize
 from scaledl.errors import UsageError, VerdictError
-from scaledl.evaluate import evaluate
+from scaledl.evaluate import evaluate_split
 from scaledl.export import Verification, clean_process, export_and_verify, export_torchscript, verify
 from scaledl.models.quantized import calibrating, convert, prepare_ptq
 from scaledl.models.structure import Model, new_model
@@ -84,7 +84,7 @@ def test_float_model(model: Model, data: DataModule, tmp_path: Path) -> None:
     assert verification.max_error is not None
     assert verification.max_error < 1e-4
     assert verification.agreement == 1.0
-    expected = evaluate(model.module, data.eval_loader("test", 64), 10)
+    expected = evaluate_split(model.module, data, Config(), "test")
     assert verification.accuracy == pytest.approx(expected.accuracy, abs=1e-9)
     assert expected.accuracy > 0.7
     assert (verification.int8_kernels, verification.float_kernels) == (0, 10)  # 9 convolutions, 1 linear layer
@@ -111,7 +111,7 @@ def test_int8_model(quantized: Model, data: DataModule, tmp_path: Path) -> None:
     assert verification.int8_kernels == 9 + 1 + 3  # convolutions, linear layer, additions
     assert verification.sqnr_db is not None
     assert verification.sqnr_db > 20
-    expected = evaluate(convert(quantized), data.eval_loader("test", 64), 10)
+    expected = evaluate_split(convert(quantized), data, Config(), "test")
     assert verification.accuracy == pytest.approx(expected.accuracy, abs=1e-9)
 
 
@@ -189,7 +189,7 @@ def rewritten(path: Path, **changes: Any) -> Path:
     data = path.read_bytes()
     cases = read_cases(data, path)
     manifest = {**read_spec(data, path).manifest, **changes}
-    tensors = save({"inputs": cases.inputs, "labels": cases.labels, "logits": cases.logits})
+    tensors = save({"inputs": cases.inputs, "labels": cases.labels, "outputs": cases.outputs})
     extra = {"scaledl.json": json.dumps(manifest).encode(), "cases.safetensors": tensors}
     target = path.with_name("rewritten.ts")
     target.write_bytes(jit.save_bytes(jit.load_bytes(data), extra))

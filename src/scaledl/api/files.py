@@ -50,9 +50,9 @@ def verify(path: Path, *, trust: bool = False) -> Verification:
 def evaluate(
     target: str | None, root: Path, *, split: Split = "test", trust: bool = False
 ) -> tuple[str, Evaluation, DataModule]:
-    """What was evaluated, its accuracy, loss and confusion matrix, and the data, which are those it was trained on.
+    """What was evaluated, its figures and loss, and the data, which are those it was trained on.
 
-    Of a run it is the model; of a quantized one the exported int8 file, whose accuracy the run's table gives.
+    Of a run it is the model; of a quantized one the exported int8 file, whose figures the run's table gives.
     """
     if target is not None and is_file(target):
         return _evaluate_file(Path(target), root, split, trust)

@@ -86,7 +86,7 @@ def keep_result(run: Run, model: Model, data: DataModule, metrics: dict[str, flo
     evaluation = evaluate_split(model.module, data, run.config, "test")
     write_evaluation(run.path / "evaluation.json", evaluation, data)
     run.record("model", "evaluation.json")
-    run.finish("complete", error=None, **metrics, test_accuracy=evaluation.accuracy, test_loss=evaluation.loss)
+    run.finish("complete", error=None, **metrics, **_on_test(evaluation))
 
 
 def publish(run: Run, data: DataModule) -> None:
@@ -98,27 +98,27 @@ def publish(run: Run, data: DataModule) -> None:
     evaluation = evaluate_split(load(artifact.path).forward, data, run.config, "test")
     write_evaluation(run.path / "evaluation.json", evaluation, data)
     run.record("model", "exports", "table.json", "evaluation.json")
-    run.finish("complete", test_accuracy=evaluation.accuracy, test_loss=evaluation.loss, size_bytes=artifact.size)
+    run.finish("complete", error=None, **_on_test(evaluation), size_bytes=artifact.size)
+
+
+def _on_test(evaluation: Evaluation) -> dict[str, float]:
+    return {f"test_{name}": value for name, value in evaluation.metrics.items()}
 
 
 def evaluate_split(predict: Any, data: DataModule, config: Config, split: Split) -> Evaluation:
-    from scaledl.evaluate import evaluate as evaluate_outputs
+    from scaledl.evaluate import evaluate_split as evaluate_outputs
 
-    loader = data.eval_loader(split, config.data.eval_batch_size)
-    return evaluate_outputs(predict, loader, data.spec.num_classes)
+    return evaluate_outputs(predict, data, config, split)
 
 
 def write_evaluation(path: Path, evaluation: Evaluation, data: DataModule) -> None:
-    """Write accuracy, loss and confusion matrix (rows: true class) as JSON."""
+    """Write all figures, of classes with the confusion matrix (rows: true class), as JSON."""
+    confusion = evaluation.confusion
+    matrix = {} if confusion is None else {"confusion": confusion.tolist()}
+    labels = list(data.spec.labels)
     atomic_json(
         path,
-        {
-            "accuracy": evaluation.accuracy,
-            "loss": evaluation.loss,
-            "count": evaluation.count,
-            "labels": list(data.spec.labels),
-            "confusion": evaluation.confusion.tolist(),
-        },
+        {"metric": evaluation.headline, **evaluation.metrics, "count": evaluation.count, "labels": labels, **matrix},
     )
 
 
@@ -127,4 +127,4 @@ def export_model(run: Run, model: Model, data: DataModule, path: Path) -> tuple[
 
     parent = run.as_parent()
     source = {"name": run.name, "id": run.id, "sha256": parent.sha256, "config": portable(run.config)}
-    return export_and_verify(model, data, path, config=run.config.export, source=source, run=run)
+    return export_and_verify(model, data, path, config=run.config.export, source=source, task=run.config.task, run=run)

@@ -62,14 +62,14 @@ def tune(
         if names:
             run.record(*names)
         best = search.study.best()
-        metrics = {str(n): v for n, v in zip(config.tune.objectives, best[0].values, strict=True)} if best else {}
+        metrics = {str(n): v for n, v in zip(config.objectives, best[0].values, strict=True)} if best else {}
         run.finish("complete", error=None, **metrics, trials=float(search.num_ended))
     return run
 
 
 def _comparable(earlier: Run, config: Config) -> Run:
     """An earlier search whose values mean the same."""
-    theirs, ours = (", ".join(f"{n} {w}" for n, w in c.tune.objectives.items()) for c in (earlier.config, config))
+    theirs, ours = (", ".join(f"{n} {w}" for n, w in c.objectives.items()) for c in (earlier.config, config))
     if theirs != ours:
         raise UsageError(f"--warm-start: {earlier.path} was a search of {theirs}, this is one of {ours}")
     return earlier

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from scaledl.commands.arguments import chosen_run, interval, runs_folder, split_arguments
-from scaledl.commands.output import command, entry_document, entry_line, print_json, run_document, run_row
+from scaledl.commands.output import command, entry_document, entry_line, headline, print_json, run_document, run_row
 from scaledl.config import config_keys, dump_yaml, json_schema, load_config
 from scaledl.console import get_console
 from scaledl.errors import UsageError
@@ -35,7 +35,8 @@ def runs(args: argparse.Namespace) -> None:
     if not found:
         start = command("train", "configs/digits.yaml")
         return get_console().result(f"no runs in {args.root}/; start one with: {start}")
-    columns = ["run", "kind", "status", "test accuracy", "age", "parent"]
+    alike = {headline(run)[0] for run in found} <= {"test_accuracy"}
+    columns = ["run", "kind", "status", "test accuracy" if alike else "test figure", "age", "parent"]
     return get_console().table(columns, [run_row(run) for run in found])
 
 

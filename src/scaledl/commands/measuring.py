@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaledl.commands.arguments import chosen_run, positive_ints, runs_folder
 from scaledl.commands.output import print_json, print_verification
+from scaledl.config.figures import heading, written
 from scaledl.console import get_console
 from scaledl.errors import VerdictError
 
@@ -39,13 +40,15 @@ def evaluate(args: argparse.Namespace) -> None:
 
     name, result, data = api.evaluate(target, runs_folder(args.root), split=args.split, trust=args.trust)
     if args.json:
-        document = {"target": name, "split": args.split, "accuracy": result.accuracy, "loss": result.loss}
-        return print_json({**document, "count": result.count, "confusion": result.confusion.tolist()})
+        document = {"target": name, "split": args.split, "metric": result.headline, **result.metrics}
+        matrix = {} if result.confusion is None else {"confusion": result.confusion.tolist()}
+        return print_json({**document, "count": result.count, **matrix})
     console = get_console()
-    console.result(
-        f"{name}: {args.split} accuracy {100 * result.accuracy:.2f} %, loss {result.loss:.4f} "
-        f"({result.count:,} samples)"
-    )
+    figures = {key: value for key, value in result.metrics.items() if key != "loss"}
+    words = [f"{heading(key)} {written(key, value)}" for key, value in figures.items()]
+    console.result(f"{name}: {args.split} {', '.join([*words, f'loss {result.loss:.4f}'])} ({result.count:,} samples)")
+    if result.confusion is None:
+        return None
     per_class = result.confusion.diag().double() / result.confusion.sum(dim=1).clamp(min=1)
     rows = [[label, f"{100 * share:.2f} %"] for label, share in zip(data.spec.labels, per_class.tolist(), strict=True)]
     return console.table(["class", "accuracy"], rows)

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scaledl.config.figures import heading, written
+from scaledl.config.traits import headline_of
 from scaledl.console import get_console
 from scaledl.run import Parent, Run
 
@@ -62,9 +64,17 @@ def run_document(run: Run) -> dict[str, Any]:
 def run_row(run: Run) -> list[str]:
     """A run as a row of `scaledl runs`."""
     manifest = run.manifest
-    accuracy = manifest.metrics.get("test_accuracy")
+    name, value = headline(run)
     parents = ", ".join(f"{parent.name}/{parent.id}" for parent in manifest.parents)
-    return [run.label, run.kind, run.state, _percent(accuracy), _age(manifest.created), parents]
+    figure = "" if value is None else written(name, value)
+    shown = figure if not figure or name == "test_accuracy" else f"{heading(name).removeprefix('test ')} {figure}"
+    return [run.label, run.kind, run.state, shown, _age(manifest.created), parents]
+
+
+def headline(run: Run) -> tuple[str, float | None]:
+    """Name and value of what a run is judged by on the test split; no value before its end, or of a run without one."""
+    name = f"test_{headline_of(run.manifest.config.get('task', {}))}"
+    return name, run.manifest.metrics.get(name)
 
 
 def entry_document(entry: Run | Parent) -> dict[str, Any]:
@@ -76,14 +86,10 @@ def entry_line(entry: Run | Parent, current: Run) -> str:
     """A relative on one line; the run that was asked for is marked."""
     if not isinstance(entry, Run):
         return f"{entry.name}/{entry.id}  (not here; sha256 {entry.sha256[:12]})"
-    accuracy = entry.manifest.metrics.get("test_accuracy")
-    shown = "" if accuracy is None else f"  test accuracy {_percent(accuracy)}"
+    name, value = headline(entry)
+    shown = "" if value is None else f"  {heading(name)} {written(name, value)}"
     mark = "  <- this run" if entry == current else ""
     return f"{entry.label}  {entry.kind}  {entry.state}{shown}{mark}"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
 
 
 def _age(created: str) -> str:
@@ -98,9 +104,12 @@ def _age(created: str) -> str:
 def print_trained(run: Run) -> None:
     """The result of a training, and what to do with it."""
     console = get_console()
-    console.result(f"test accuracy  {_percent(run.manifest.metrics['test_accuracy'])}")
-    console.result(f"run            {run.path}")
-    _print_report(run, " " * 9)
+    name, value = headline(run)
+    label = heading(name)
+    if value is not None:
+        console.result(f"{label}  {written(name, value)}")
+    console.result(f"{'run':<{len(label)}}  {run.path}")
+    _print_report(run, " " * (len(label) - 4))
     recipe = [] if run.config.compress.stages else ["--method", "distill,prune,qat"]
     console.result("try next:")
     console.result(f"  {command('compress', run.path, *recipe)}")

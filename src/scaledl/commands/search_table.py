@@ -22,7 +22,7 @@ def search_document(run: Run) -> dict[str, Any]:
     best = study.best()
     return {
         **run_document(run),
-        "objectives": dict(run.config.tune.objectives),
+        "objectives": dict(run.config.objectives),
         "space": dict(study.space.describe()),
         "best": [trial.number for trial in best],
         "best_configs": [str(path) for path in best_files(run)],
@@ -31,7 +31,7 @@ def search_document(run: Run) -> dict[str, Any]:
 
 
 def _trial_document(trial: Trial, study: Study) -> dict[str, Any]:
-    values = dict(zip(study.config.tune.objectives, trial.values, strict=False))
+    values = dict(zip(study.config.objectives, trial.values, strict=False))
     return {
         "number": trial.number,
         "state": trial.state,
@@ -64,7 +64,7 @@ def print_search(run: Run) -> None:
     best = study.best()
     default = study.space.default_point(run.config)
     for trial in best[:ROWS]:
-        text = describe_trial(trial, run.config.tune.objectives, default)
+        text = describe_trial(trial, run.config.objectives, default)
         console.result(f"best     trial {trial.number}  {text}")
     for path in best_files(run)[:ROWS]:
         console.result(f"config   {path}")
@@ -99,7 +99,7 @@ def _best_first(study: Study, trials: list[Trial]) -> list[Trial]:
 
 def _table(study: Study, trials: list[Trial]) -> tuple[list[str], list[list[str]]]:
     names = [dimension.name for dimension in study.space.dimensions]
-    objectives = list(study.config.tune.objectives)
+    objectives = list(study.config.objectives)
     columns = ["trial", "state", *objectives, "epochs", "time", *(shorten(name, names) for name in names)]
     return columns, [_row(trial, names, len(objectives)) for trial in trials]
 

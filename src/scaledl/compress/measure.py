@@ -13,7 +13,7 @@ from scaledl.bench import count_macs, count_params, measure
 from scaledl.compress.rows import StageRow
 from scaledl.config import Config
 from scaledl.data import DataModule
-from scaledl.evaluate import evaluate
+from scaledl.evaluate import evaluate_split
 from scaledl.models.quantized import without_quantization
 from scaledl.models.structure import Model, build
 from scaledl.runtime.signature import Inputs
@@ -23,12 +23,13 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def describe_file(name: str, model: Model, path: Path, file: str, config: Config, data: DataModule) -> StageRow:
-    """Test accuracy and size of the exported file, parameters and MACs of the (float) structure it was made from."""
-    loader = data.eval_loader("test", config.data.eval_batch_size)
-    accuracy = evaluate(load(path).forward, loader, data.spec.num_classes).accuracy
+    """The headline on the test split and size of the exported file, parameters and MACs of the (float) structure that
+    it was made from."""
+    evaluation = evaluate_split(load(path).forward, data, config, "test")
     float_module = build(without_quantization(model.structure), trust=True).eval()
     macs = count_macs(float_module, model.structure.inputs.example(1))
-    return StageRow(name, accuracy, count_params(float_module), macs, path.stat().st_size, file=file)
+    figures = evaluation.score, count_params(float_module), macs, path.stat().st_size
+    return StageRow(name, *figures, file=file, metric=evaluation.headline)
 
 
 def file_forward(path: Path, config: Config) -> Forward:

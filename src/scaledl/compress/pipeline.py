@@ -14,7 +14,7 @@ from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, wri
 from scaledl.compress.stage import StageContext, stage_key, stage_label
 from scaledl.compress.students import structure_of
 from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, portable
-from scaledl.config.registry import FORMATS, METHODS
+from scaledl.config.registry import FORMATS, METHODS, TASKS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
 from scaledl.console import get_console
 from scaledl.data import DataModule
@@ -24,6 +24,7 @@ from scaledl.models.qconfigs import check_engine, check_mode
 from scaledl.models.quantized import is_quantized
 from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Parent, Run
+from scaledl.tasks.base import Task
 
 __all__ = ["StageRow", "check_chain", "format_rows", "read_rows", "run_chain"]
 
@@ -83,7 +84,7 @@ def check_chain(source: Run, config: Config, data: DataModule) -> Model:
             f"{source.path}: its model is quantized already, and a quantized model has a fixed structure; "
             "compress the training run that it came from"
         )
-    _check_data(source, teacher, data)
+    _check_data(source, config, teacher, data)
     if any(stage.method in QUANTIZING for stage in stages):
         check_engine(config.export.engine)
     structure = teacher.structure
@@ -95,13 +96,15 @@ def check_chain(source: Run, config: Config, data: DataModule) -> Model:
     return teacher
 
 
-def _check_data(source: Run, teacher: Model, data: DataModule) -> None:
-    got = (data.spec.num_classes, tuple(data.spec.in_shape))
+def _check_data(source: Run, config: Config, teacher: Model, data: DataModule) -> None:
+    task: type[Task] = TASKS.resolve(config.task.name)
+    got = (task.outputs(data.spec, config.task).count, tuple(data.spec.in_shape))
     expected = (teacher.structure.outputs.count, teacher.structure.inputs.shape)
     if got != expected:
+        what = "classes" if data.spec.target in ("class", "classes", "tags", "mask") else "outputs"
         raise UsageError(
-            f"data.source: {data.spec.source} has {got[0]} classes and inputs {got[1]}; the model of {source.path} was "
-            f"made for {expected[0]} classes and inputs {expected[1]}; use the data it was trained on"
+            f"data.source: {data.spec.source} has {got[0]} {what} and inputs {got[1]}; the model of {source.path} was "
+            f"made for {expected[0]} {what} and inputs {expected[1]}; use the data it was trained on"
         )
 
 
@@ -220,7 +223,7 @@ def _export(chain: Chain, model: Model, origin: Run, path: Path) -> None:
               "config": portable(chain.config)}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     export_fn = FORMATS.resolve(chain.config.export.format)
-    export_fn(model, chain.data, path, config=chain.config.export, source=source)
+    export_fn(model, chain.data, path, config=chain.config.export, source=source, task=chain.config.task)
 
 
 def _measured(chain: Chain, rows: list[StageRow]) -> list[StageRow]:

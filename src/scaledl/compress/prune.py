@@ -6,10 +6,10 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
 
@@ -25,6 +25,8 @@ from scaledl.errors import UsageError
 from scaledl.models.attention import head_counts, refresh_heads_
 from scaledl.models.structure import Model, resize_change
 from scaledl.runtime.signature import Inputs
+from scaledl.tasks.base import Task
+from scaledl.tasks.model import task_around
 
 TAYLOR_BATCHES = 8
 ROOTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -57,18 +59,31 @@ def apply(model: Model, context: StageContext) -> Model:
     """
     stage = context.stage
     assert isinstance(stage, PruneConfig), stage.method
-    start = start_model(context.run, lambda: prune_model(model, stage, _batches(context), key=context.key))
+    start = start_model(
+        context.run,
+        lambda: prune_model(model, stage, _batches(context), key=context.key, task_fn=partial(_task_of, context)),
+    )
     return finetune(start, context, finetune_config(context, epochs_share=0.5, lr_share=0.5))
 
 
-def prune_model(model: Model, stage: PruneConfig, batches: Iterator[Batch], *, key: str = "prune") -> Model:
-    """A smaller copy of `model`, its change recorded in the structure. `batches` feed the "taylor" importance.
+def prune_model(
+    model: Model,
+    stage: PruneConfig,
+    batches: Iterator[Batch],
+    *,
+    key: str = "prune",
+    task_fn: Callable[[nn.Module], Task] | None = None,
+) -> Model:
+    """A smaller copy of `model`, its change recorded in the structure.
+
+    `batches` feed the importance "taylor", whose loss is that of the task which `task_fn` makes around a module.
 
     Channels of the classifier's outputs and of the input are never touched.
     """
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     if stage.importance == "taylor":
-        accumulate_gradients_(module, batches)
+        assert task_fn is not None
+        accumulate_gradients_(task_fn(module), batches)
     plan = plan_pruning(module, model.structure.inputs, stage)
     if not plan.chosen:
         raise UsageError(f"{key}: nothing can be removed: {_why_nothing(module, plan, stage)}")
@@ -143,12 +158,12 @@ def classifier(module: nn.Module, example: Tensor) -> nn.Module:
     return last[-1]
 
 
-def accumulate_gradients_(module: nn.Module, batches: Iterator[Batch]) -> None:
-    """Gradients of the cross entropy over some training batches, in eval mode, left in `.grad` for "taylor"."""
-    module.zero_grad()
+def accumulate_gradients_(task: Task, batches: Iterator[Batch]) -> None:
+    """Gradients of the task's loss over some training batches, in eval mode, left in `.grad` for "taylor"."""
+    task.eval().model.zero_grad()
     for batch, _ in zip(batches, range(TAYLOR_BATCHES), strict=False):
-        F.cross_entropy(module(batch.contiguous().x), batch.y).backward()
-    for parameter in module.parameters():
+        task.step(batch.contiguous())["loss"].backward()
+    for parameter in task.model.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
 
@@ -168,6 +183,10 @@ IMPORTANCES: dict[str, Callable[[], Callable[[Any], Tensor | None]]] = {
 def _batches(context: StageContext) -> Iterator[Batch]:
     seed = context.config.run.seed
     return iter(context.data.train_loader(context.config.data.batch_size, AugmentConfig(), seed))
+
+
+def _task_of(context: StageContext, module: nn.Module) -> Task:
+    return task_around(module, context.config, context.data.spec)
 
 
 def _dependency_graph(module: nn.Module, example: Tensor) -> Any:

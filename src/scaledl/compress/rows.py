@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scaledl.config.figures import difference, heading, written
 from scaledl.errors import UsageError
 from scaledl.run import atomic_json
 
@@ -19,30 +20,37 @@ SCHEMA_VERSION = 1
 class StageRow:
     """One model of a chain, measured on its exported file ("start (eager)": on the module in eager mode).
 
-    `accuracy` is on the test split (0..1), `macs` are for one sample, `latency_ms` maps batch sizes to medians of
-    measurements interleaved with the start's; `noisy` when these scatter too much to be quoted. `file` is relative to
-    the chain's run.
+    `score` is the task's headline on the test split, `metric` its name, `macs` are for one sample, `latency_ms` maps
+    batch sizes to medians of measurements interleaved with the start's; `noisy` when these scatter too much to be
+    quoted. `file` is relative to the chain's run.
     """
 
     name: str
-    accuracy: float
+    score: float
     params: int
     macs: int
     size_bytes: int
     latency_ms: dict[int, float] = field(default_factory=dict)
     noisy: bool = False
     file: str = ""
+    metric: str = "accuracy"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StageRow:
-        """Read what `dataclasses.asdict` and JSON made of a row."""
+        """The reverse of `to_json`; older rows have no score but an accuracy."""
         latency = {int(size): float(ms) for size, ms in value["latency_ms"].items()}
-        return cls(**{**value, "latency_ms": latency})
+        rest = {key: item for key, item in value.items() if key != "accuracy"}
+        score = value["score"] if "score" in value else value["accuracy"]
+        return cls(**{**rest, "score": score, "latency_ms": latency})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an accuracy stands under its own name, too."""
+        return dataclasses.asdict(self) | ({"accuracy": self.score} if self.metric == "accuracy" else {})
 
     def metrics(self) -> dict[str, float]:
         """Flat figures for a manifest."""
         figures = {
-            "test_accuracy": self.accuracy,
+            f"test_{self.metric}": self.score,
             "params": float(self.params),
             "macs": float(self.macs),
             "size_bytes": float(self.size_bytes),
@@ -52,7 +60,7 @@ class StageRow:
 
 def write_rows(path: Path, rows: Sequence[StageRow]) -> None:
     """Write a table of rows, atomically."""
-    atomic_json(path, {"schema_version": SCHEMA_VERSION, "rows": [dataclasses.asdict(row) for row in rows]})
+    atomic_json(path, {"schema_version": SCHEMA_VERSION, "rows": [row.to_json() for row in rows]})
 
 
 def read_rows(path: Path) -> list[StageRow]:
@@ -67,7 +75,7 @@ def read_rows(path: Path) -> list[StageRow]:
 
 
 def format_rows(rows: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
-    """Columns and cells; behind each figure how many times smaller than the first row's it is, or points of accuracy.
+    """Columns and cells; behind each figure how many times smaller than the first row's it is, of a score what changed.
 
     >>> start = StageRow("start", 0.98, 1000, 2000, 4000, {1: 5.0})
     >>> small = StageRow("stage 1 prune", 0.975, 250, 500, 1000, {1: 0.5}, noisy=True)
@@ -77,7 +85,14 @@ def format_rows(rows: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
     stage 1 prune | 97.50 % (-0.50) | 250 (4.0x) | 500 (4.0x) | 1.0 kB (4.0x) | ~0.500 (10.0x)
     """
     sizes = sorted({size for row in rows for size in row.latency_ms})
-    columns = ["stage", "test accuracy", "parameters", "MACs", "file size", *(f"ms@{size}" for size in sizes)]
+    columns = [
+        "stage",
+        heading(f"test_{rows[0].metric}"),
+        "parameters",
+        "MACs",
+        "file size",
+        *(f"ms@{size}" for size in sizes),
+    ]
     return columns, [_cells(row, rows[0], sizes) for row in rows]
 
 
@@ -91,14 +106,14 @@ def summary(row: StageRow, start: StageRow) -> str:
     sizes = sorted(row.latency_ms)
     cells = _cells(row, start, sizes)
     times = "".join(f", {_latency(row, start, size).replace(' (', ' ms (')} at batch {size}" for size in sizes)
-    return f"{row.name}: test accuracy {cells[1]}, file {cells[4]}{times}"
+    return f"{row.name}: {heading(f'test_{row.metric}')} {cells[1]}, file {cells[4]}{times}"
 
 
 def _cells(row: StageRow, start: StageRow, sizes: Sequence[int]) -> list[str]:
-    points = "" if row is start else f" ({100 * (row.accuracy - start.accuracy):+.2f})"
+    change = "" if row is start else f" ({difference(row.metric, start.score, row.score)})"
     return [
         row.name,
-        f"{row.accuracy:.2%}".replace("%", " %") + points,
+        written(row.metric, row.score) + change,
         f"{row.params:,}" + _ratio(start.params, row.params),
         f"{row.macs:,}" + _ratio(start.macs, row.macs),
         f"{row.size_bytes / 1000:,.1f} kB" + _ratio(start.size_bytes, row.size_bytes),

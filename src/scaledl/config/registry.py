@@ -144,14 +144,6 @@ FAMILIES = Registry(
         "gpt": Entry("scaledl.models.gpt:build_gpt", "Causal language model, which writes on.", "Radford et al. 2019"),
     },
 )
-TASKS = Registry(
-    "task",
-    {
-        "classification": Entry(
-            "scaledl.tasks.classification:ClassificationTask", "One class for each sample.", "Szegedy et al. 2016"
-        )
-    },
-)
 ACTIVATIONS = Registry(
     "activation",
     {
@@ -291,6 +283,91 @@ REGULARISERS = Registry(
         ),
         "task.label_smoothing": Entry(
             "scaledl.tasks.classification:ClassificationTask", "Softer labels.", "Szegedy et al. 2016"
+        ),
+    },
+)
+TASKS = Registry(
+    "task",
+    {
+        "classification": Entry(
+            "scaledl.tasks.classification:ClassificationTask", "One class for each sample.", "Szegedy et al. 2016"
+        ),
+        "multilabel": Entry("scaledl.tasks.multilabel:MultilabelTask", "Any of several labels for each sample."),
+        "regression": Entry("scaledl.tasks.regression:RegressionTask", "One or more numbers for each sample."),
+        "tagging": Entry("scaledl.tasks.tagging:TaggingTask", "A class for each step of a text or series."),
+        "segmentation": Entry(
+            "scaledl.tasks.segmentation:SegmentationTask",
+            "A class for each pixel of an image.",
+            "Long, Shelhamer and Darrell 2015, arXiv:1411.4038",
+        ),
+    },
+)
+LOSSES = Registry(
+    "loss",
+    {
+        "cross_entropy": Entry(
+            "scaledl.tasks.losses:cross_entropy", "Of one class of several; label_smoothing, class_weights go with it."
+        ),
+        "focal": Entry(
+            "scaledl.tasks.losses:focal",
+            "Cross entropy that leaves out what is right already; of one class of several, or of several labels.",
+            "Lin et al. 2017, arXiv:1708.02002",
+        ),
+        "bce": Entry("scaledl.tasks.losses:bce", "Binary cross entropy of each label, or of each value in 0..1."),
+        "mse": Entry("scaledl.tasks.losses:mse", "Mean squared error."),
+        "mae": Entry("scaledl.tasks.losses:mae", "Mean absolute error (L1)."),
+        "huber": Entry(
+            "scaledl.tasks.losses:huber",
+            "Squares that become lines beyond huber_delta.",
+            "Huber 1964, 10.1214/aoms/1177703732",
+        ),
+    },
+)
+METRICS = Registry(
+    "metric",
+    {
+        "accuracy": Entry("scaledl.tasks.metrics:accuracy", "Share that is right: of samples, steps, pixels, labels."),
+        "balanced_accuracy": Entry(
+            "scaledl.tasks.metrics:balanced_accuracy", "Mean over the classes of the share of each that is right."
+        ),
+        "top5_accuracy": Entry("scaledl.tasks.metrics:top5_accuracy", "Share whose class is among the five largest."),
+        "exact_match": Entry("scaledl.tasks.metrics:exact_match", "Share of samples all of whose labels are right."),
+        "precision": Entry("scaledl.tasks.metrics:precision", "Mean over classes of what is right of what was said."),
+        "recall": Entry("scaledl.tasks.metrics:recall", "Mean over classes of what was found of what is there."),
+        "specificity": Entry("scaledl.tasks.metrics:specificity", "Mean over classes of recall of what is not one."),
+        "f1": Entry("scaledl.tasks.metrics:f1", "Mean over classes of the harmonic mean of precision and recall."),
+        "iou": Entry(
+            "scaledl.tasks.metrics:iou",
+            "Mean over classes of intersection over union.",
+            "Jaccard 1912, 10.1111/j.1469-8137.1912.tb05611.x",
+        ),
+        "dice": Entry("scaledl.tasks.metrics:f1", "The F1 of pixels.", "Dice 1945, 10.2307/1932409"),
+        "matthews": Entry(
+            "scaledl.tasks.metrics:matthews",
+            "Correlation of said and true classes, -1..1.",
+            "Gorodkin 2004, 10.1016/j.compbiolchem.2004.09.006",
+        ),
+        "auroc": Entry(
+            "scaledl.tasks.metrics:auroc", "Area under the receiver operating curve, each class against the rest."
+        ),
+        "average_precision": Entry(
+            "scaledl.tasks.metrics:average_precision", "Area under precision over recall, mean over classes."
+        ),
+        "calibration_error": Entry(
+            "scaledl.tasks.metrics:calibration_error",
+            "How far probabilities are from shares, 15 bins.",
+            "Guo et al. 2017, arXiv:1706.04599",
+        ),
+        "mse": Entry("scaledl.tasks.metrics:mse", "Mean squared error, in squared units of the data."),
+        "rmse": Entry(
+            "scaledl.tasks.metrics:rmse", "Root of the mean squared error, in units of the data; mean over numbers."
+        ),
+        "mae": Entry("scaledl.tasks.metrics:mae", "Mean absolute error, in units of the data."),
+        "r2": Entry("scaledl.tasks.metrics:r2", "Share of the variance that is explained; mean over numbers."),
+        "perplexity": Entry("scaledl.tasks.metrics:perplexity", "Exponential of the mean cross entropy of a token."),
+        "bits_per_token": Entry("scaledl.tasks.metrics:bits_per_token", "Mean cross entropy of a token, base 2."),
+        "bits_per_character": Entry(
+            "scaledl.tasks.metrics:bits_per_character", "Cross entropy by characters of text, base 2."
         ),
     },
 )

@@ -11,11 +11,14 @@ from functools import cached_property
 from itertools import islice, product
 from typing import Any
 
+from pydantic import ValidationError
+
 from .errors import COMMAND_LINE, ConfigError, Problem, dotted, show
 from .nearest import nearest, nearest_key
 from .overrides import lay_over
 from .registry import METHODS
-from .schema import Config
+from .schema import Config, TaskConfig
+from .schema.tune import headline_objective
 from .tree import STAGES, Node, at_dotted_key, find, from_plain, plain, with_value
 
 Scalar = bool | int | float | str | None
@@ -259,12 +262,26 @@ def settled(tree: Node) -> Node:
     """
     objectives = find(tree, OBJECTIVES)
     if objectives is not None and isinstance(objectives.value, dict):
-        tree = with_value(tree, OBJECTIVES, _given_whole(objectives))
+        tree = with_value(tree, OBJECTIVES, _with_headline(_given_whole(objectives), tree))
     node = find(tree, SPACE)
     if node is None or not isinstance(node.value, dict):
         return tree
     leaves = sorted(_leaves(node, ()), key=lambda leaf: leaf[1].origin == COMMAND_LINE)
     return with_value(tree, SPACE, Node({name: _of_one_kind(below) for name, below in leaves}, node.origin))
+
+
+def _with_headline(node: Node, tree: Node) -> Node:
+    """The task's headline before objectives that were only added to what is searched by default."""
+    task = find(tree, ("task",))
+    if task is None or node.origin not in _BELOW or not node.value:
+        return node
+    if any(below.origin in _BELOW for below in node.value.values()):
+        return node
+    try:
+        default = headline_objective(TaskConfig.model_validate(plain(task)))
+    except ValidationError:  # which is told anyway
+        return node
+    return Node({**from_plain(default, node.origin).value, **node.value}, node.origin)
 
 
 def _given_whole(node: Node) -> Node:

@@ -7,12 +7,13 @@ from functools import cache
 from typing import Any
 
 from .errors import show
-from .schema import FOLDER_PATTERN, NAME_PATTERN, TOKENIZER_PATTERN, Config
+from .schema import FOLDER_PATTERN, NAME_PATTERN, OWN_PATTERN, TOKENIZER_PATTERN, Config
 
 Schema = dict[str, Any]
 
 PATTERNS = {
     NAME_PATTERN: "a name of at most 100 letters, digits, '.', '_', '-', beginning with a letter or digit",
+    OWN_PATTERN: "a function as path.to.module:function",
     FOLDER_PATTERN: "a folder of a prepared data set (with a slash: ./NAME)",
     TOKENIZER_PATTERN: "a tokenizer file of Hugging Face (FILE.json)",
 }

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scaledl.config.figures import heading, written
+from scaledl.data.arrays import IGNORED
 from scaledl.export.clean_process import BATCH_SIZES, Observation
 from scaledl.export.reference import Reference
-from scaledl.runtime.artifact import Cases
+from scaledl.runtime.artifact import ArtifactSpec, Cases
+from scaledl.runtime.outputs import OutputSpec
 
-# Largest difference of two logits, per unit of the largest logit (at least 1).
+# Largest difference of two outputs, per unit of the largest output (at least 1).
 FLOAT_TOLERANCE = 1e-4  # scripted against eager; about 1e-7 is seen, kernels and their order of summation differ
 INT8_TOLERANCE = 1e-6  # the file against the module it was made from, same machine: equal to the bit is what is seen
 FLOAT_AGREEMENT = 0.999
@@ -23,6 +26,7 @@ INT8_CASES_SQNR_DB = 25.0
 # Converted against fake-quantized: rounding differs in each layer, about as much as quantization itself.
 FAKE_QUANTIZED_SQNR_DB = 12.0
 FAKE_QUANTIZED_AGREEMENT = 0.95
+FAKE_QUANTIZED_AGREEMENT_INSIDE = 0.9  # of steps, pixels, tokens: where one class becomes another both are near
 _MOST_DB = 200.0
 DYNAMIC_KERNELS = ("aten::quantized_lstm", "aten::quantized_gru")
 
@@ -42,10 +46,12 @@ class Verification:
 
     Attributes:
         checks: in the order they were made.
-        max_error: largest difference of a logit from the source model, on the test split where it was at hand, else on
-            the embedded cases.
-        agreement: share of those inputs with the same top-1 class.
-        accuracy: on the test split, 0..1; None where it was not at hand.
+        max_error: largest difference of an output from the source model, on the test split where it was at hand, else
+            on the embedded cases.
+        agreement: share of what is decided there (classes of inputs, steps or pixels, labels) that is the same; None
+            where outputs decide nothing.
+        metric, score: name and value of a figure of the outputs on the test split (accuracy, or RMSE in the units of
+            the data); None where the split was not at hand, or its targets say nothing about such outputs.
         sqnr_db: int8 outputs against the fake-quantized model's.
         int8_kernels, float_kernels: convolution and linear kernels (and int8 additions) executed in one forward pass.
         size: bytes.
@@ -58,11 +64,17 @@ class Verification:
     checks: tuple[Check, ...]
     max_error: float | None = None
     agreement: float | None = None
-    accuracy: float | None = None
+    metric: str | None = None
+    score: float | None = None
     sqnr_db: float | None = None
     int8_kernels: int = 0
     float_kernels: int = 0
     latency: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the test split, 0..1; None where it was not at hand, or the outputs are no classes."""
+        return self.score if self.metric == "accuracy" else None
 
     @property
     def ok(self) -> bool:
@@ -78,6 +90,7 @@ class Verification:
         """Plain values for JSON."""
         return {
             **asdict(self),
+            "accuracy": self.accuracy,
             "ok": self.ok,
             "path": str(self.path),
             "latency": {str(k): v for k, v in self.latency.items()},
@@ -90,10 +103,25 @@ def max_error(outputs: Tensor, expected: Tensor) -> float:
     return worst if math.isfinite(worst) else math.inf
 
 
-def agreement(outputs: Tensor, expected: Tensor) -> float:
-    """Share of rows with the same largest entry, 0..1. Rows that hold NaN never agree."""
-    same = (outputs.argmax(1) == expected.argmax(1)) & ~outputs.isnan().any(1)
-    return float(same.double().mean())
+def agreement(outputs: Tensor, expected: Tensor, spec: OutputSpec) -> float | None:
+    """Share of decisions that are the same, 0..1; where there is NaN they never are. None where nothing is decided."""
+    ours, theirs = spec.decide(outputs), spec.decide(expected)
+    if ours is None or theirs is None:
+        return None
+    unknown = outputs.isnan() if spec.kind == "classes" else outputs.isnan().any(1)
+    return float(((ours == theirs) & ~unknown).double().mean())
+
+
+def figure(outputs: Tensor, labels: Tensor, spec: OutputSpec) -> tuple[str, float] | None:
+    """How good outputs are: share of what is decided and labelled that is right, or the root of the mean squared error
+    in the units of the data. None of outputs about which `labels` say nothing."""
+    decided = spec.decide(outputs)
+    if spec.kind == "numbers":
+        return "rmse", float((spec.restore(outputs).double() - labels).square().mean().sqrt())
+    if decided is None or spec.kind == "tokens":
+        return None
+    counted = labels != IGNORED
+    return "accuracy", float((decided == labels)[counted].double().mean())
 
 
 def sqnr_db(outputs: Tensor, expected: Tensor) -> float:
@@ -117,14 +145,14 @@ def check_clean(report: dict[str, Any]) -> Check:
 def check_cases(observed: Observation, cases: Cases, int8: bool) -> Check:
     """The outputs that stand in the file come out again."""
     outputs = observed.outputs["cases"]
-    if outputs.shape != cases.logits.shape:
-        return Check("embedded cases", False, f"outputs {list(outputs.shape)}, recorded {list(cases.logits.shape)}")
-    error = max_error(outputs, cases.logits)
+    if outputs.shape != cases.outputs.shape:
+        return Check("embedded cases", False, f"outputs {list(outputs.shape)}, recorded {list(cases.outputs.shape)}")
+    error = max_error(outputs, cases.outputs)
     detail = f"{len(outputs)} inputs, largest error {error:.2g}"
     if int8:
-        ratio = sqnr_db(outputs, cases.logits)
+        ratio = sqnr_db(outputs, cases.outputs)
         return Check("embedded cases", ratio >= INT8_CASES_SQNR_DB, f"{detail}, SQNR {ratio:.0f} dB")
-    allowed = FLOAT_TOLERANCE * _scale(cases.logits)
+    allowed = FLOAT_TOLERANCE * _scale(cases.outputs)
     return Check("embedded cases", error <= allowed, f"{detail} (allowed {allowed:.2g})")
 
 
@@ -164,36 +192,39 @@ def check_kernels(report: dict[str, Any], int8: bool) -> Check:
     return Check("executed kernels", right, f"{'int8' if int8 else 'float32'} file; {counted}")
 
 
-def check_source(observed: Observation, reference: Reference, class_names: tuple[str, ...], int8: bool) -> list[Check]:
+def check_source(observed: Observation, reference: Reference, spec: ArtifactSpec) -> list[Check]:
     """Against the source model, over the whole test split."""
+    int8 = spec.engine is not None
     checks = [
-        _check_identity(reference, class_names, int8),
+        _check_identity(reference, spec.labels, int8),
         Check(
             "preprocessing",
             reference.preprocessing_error <= 1e-6,
             f"differs from training's by at most {reference.preprocessing_error:.2g}",
         ),
     ]
-    outputs, expected = observed.outputs["test"], reference.logits
+    outputs, expected = observed.outputs["test"], reference.outputs
     if outputs.shape != expected.shape:
         return [
             *checks,
             Check("source model", False, f"outputs {list(outputs.shape)} instead of {list(expected.shape)}"),
         ]
-    error, same = max_error(outputs, expected), agreement(outputs, expected)
+    error, same = max_error(outputs, expected), agreement(outputs, expected, spec.output)
     allowed = (INT8_TOLERANCE if int8 else FLOAT_TOLERANCE) * _scale(expected)
-    detail = (
-        f"{len(outputs):,} test inputs, largest error {error:.2g} (allowed {allowed:.2g}), same class {_percent(same)}"
-    )
-    checks.append(Check("source model", error <= allowed and same >= FLOAT_AGREEMENT, detail))
+    detail = f"{len(outputs):,} test inputs, largest error {error:.2g} (allowed {allowed:.2g})"
+    detail += f", {_same(spec.output)} {_percent(same)}" if same is not None else ""
+    checks.append(Check("source model", error <= allowed and (same is None or same >= FLOAT_AGREEMENT), detail))
     if reference.fake_quantized is not None:
-        checks.append(_check_fake_quantized(outputs, reference.fake_quantized))
-    return [*checks, _check_accuracy(outputs, expected, reference.labels)]
+        checks.append(_check_fake_quantized(outputs, reference.fake_quantized, spec.output))
+    return [*checks, _check_figure(outputs, expected, reference.labels, spec.output)]
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows whose largest entry is the label's, 0..1."""
-    return float((logits.argmax(1) == labels).double().mean())
+def _same(spec: OutputSpec) -> str:
+    """What the agreement is about."""
+    words = {"tags": "of each step", "mask": "of each pixel"}
+    return {"classes": "same labels", "tokens": "same next token"}.get(
+        spec.kind, f"same class {words.get(spec.kind, '')}".strip()
+    )
 
 
 def _check_identity(reference: Reference, class_names: tuple[str, ...], int8: bool) -> Check:
@@ -207,19 +238,20 @@ def _check_identity(reference: Reference, class_names: tuple[str, ...], int8: bo
     return Check("labels", True, f"{len(class_names)} classes, as in the data")
 
 
-def _check_fake_quantized(outputs: Tensor, expected: Tensor) -> Check:
-    ratio, same = sqnr_db(outputs, expected), agreement(outputs, expected)
-    detail = (
-        f"SQNR {ratio:.1f} dB (at least {FAKE_QUANTIZED_SQNR_DB:.0f}), "
-        f"same class {_percent(same)} (at least {100 * FAKE_QUANTIZED_AGREEMENT:.0f} %)"
-    )
-    return Check("fake-quantized model", ratio >= FAKE_QUANTIZED_SQNR_DB and same >= FAKE_QUANTIZED_AGREEMENT, detail)
+def _check_fake_quantized(outputs: Tensor, expected: Tensor, spec: OutputSpec) -> Check:
+    """Rounding differs in each layer. Numbers have only their noise to be judged by."""
+    ratio, same = sqnr_db(outputs, expected), agreement(outputs, expected, spec)
+    least = FAKE_QUANTIZED_AGREEMENT if spec.form == "vector" else FAKE_QUANTIZED_AGREEMENT_INSIDE
+    detail = f"SQNR {ratio:.1f} dB (at least {FAKE_QUANTIZED_SQNR_DB:.0f})"
+    detail += f", {_same(spec)} {_percent(same)} (at least {100 * least:.0f} %)" if same is not None else ""
+    return Check("fake-quantized model", ratio >= FAKE_QUANTIZED_SQNR_DB and (same is None or same >= least), detail)
 
 
-def _check_accuracy(outputs: Tensor, expected: Tensor, labels: Tensor) -> Check:
-    finite = bool(outputs.isfinite().all())
-    detail = f"{_percent(accuracy(outputs, labels))} (source model {_percent(accuracy(expected, labels))})"
-    return Check("test accuracy", finite, detail if finite else "some outputs are NaN or infinite")
+def _check_figure(outputs: Tensor, expected: Tensor, labels: Tensor, spec: OutputSpec) -> Check:
+    finite, ours, theirs = bool(outputs.isfinite().all()), figure(outputs, labels, spec), figure(expected, labels, spec)
+    name = heading(f"test_{ours[0]}") if ours else "finite outputs"
+    detail = f"{written(*ours)} (source model {written(*theirs)})" if ours and theirs else "all are"
+    return Check(name, finite, detail if finite else "some outputs are NaN or infinite")
 
 
 def _scale(expected: Tensor) -> float:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from scaledl.config.registry import FORMATS
-from scaledl.config.schema import ExportConfig
+from scaledl.config.schema import ExportConfig, TaskConfig
 from scaledl.data import DataModule
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import UsageError, VerdictError
 from scaledl.export.artifact import Artifact
 from scaledl.export.checks import Verification
+from scaledl.export.torchscript import CLASSIFICATION
 from scaledl.export.verify import TIMEOUT_SECONDS, verify
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_write, remove_stale
@@ -28,12 +29,14 @@ def export_and_verify(
     *,
     config: ExportConfig,
     source: dict[str, Any],
+    task: TaskConfig = CLASSIFICATION,
     run: Run | None = None,
     timeout: float = TIMEOUT_SECONDS,
 ) -> tuple[Artifact, Verification]:
     """Export `model` in the config's format; the file appears at `path` only once it is verified.
 
-    With `run`, the hashes of the file and its sidecar go into the run's manifest where they lie inside the run.
+    `task` says what the outputs mean. With `run`, the hashes of the file and its sidecar go into the run's manifest
+    where they lie inside the run.
 
     Raises:
         VerdictError: with the checks that failed; what stood at `path` before stays.
@@ -46,7 +49,8 @@ def export_and_verify(
         remove_stale(path.parent)
     hidden = temporary_beside(path)
     try:
-        draft = FORMATS.resolve(config.format)(model, data, hidden / path.name, config=config, source=source)
+        export_fn = FORMATS.resolve(config.format)
+        draft = export_fn(model, data, hidden / path.name, config=config, source=source, task=task)
         verification = verify(draft.path, model=model, data=data, config=config, timeout=timeout)
         if not verification.ok:
             raise VerdictError(

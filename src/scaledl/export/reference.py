@@ -21,14 +21,14 @@ class Reference:
     """Outputs of the source model on the whole test split.
 
     Attributes:
-        logits: float32 [N, K], of the float model, or of the int8 module that was converted in this process.
-        fake_quantized: float32 [N, K], of the fake-quantized model behind an int8 one; None for a float model.
-        labels: int64 [N].
-        class_names: in the order of the logits.
+        outputs: float32 [N, ...], of the float model, or of the int8 module that was converted in this process.
+        fake_quantized: float32 [N, ...], of the fake-quantized model behind an int8 one; None for a float model.
+        labels: the targets, [N, ...].
+        class_names: in the order of the outputs.
         preprocessing_error: largest difference between the file's normalisation and the one used in training.
     """
 
-    logits: Tensor
+    outputs: Tensor
     fake_quantized: Tensor | None
     labels: Tensor
     class_names: tuple[str, ...]
@@ -40,8 +40,8 @@ class Reference:
         return self.fake_quantized is not None
 
 
-def logits_of(module: nn.Module, inputs: Tensor, spec: InputSpec) -> Tensor:
-    """Outputs of an eager module in eval mode, on the CPU. inputs: raw, [N, ...] -> float32 [N, K]."""
+def outputs_of(module: nn.Module, inputs: Tensor, spec: InputSpec) -> Tensor:
+    """Outputs of an eager module in eval mode, on the CPU. inputs: raw, [N, ...] -> float32 [N, ...]."""
     with torch.inference_mode():
         parts = [module(spec.normalize(part)) for part in inputs.split(CHUNK)]
     return torch.cat(parts).clone()
@@ -55,8 +55,8 @@ def build_reference(model: Model, data: DataModule, spec: InputSpec) -> Referenc
     source = convert(model) if quantized else module
     sample = inputs[:CHUNK]
     return Reference(
-        logits=logits_of(source, inputs, spec),
-        fake_quantized=logits_of(module, inputs, spec) if quantized else None,
+        outputs=outputs_of(source, inputs, spec),
+        fake_quantized=outputs_of(module, inputs, spec) if quantized else None,
         labels=data.test.labels,
         class_names=data.spec.labels,
         preprocessing_error=_largest(spec.normalize(sample) - normalize(sample, data.spec)),

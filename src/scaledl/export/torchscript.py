@@ -14,11 +14,12 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 import scaledl
-from scaledl.config.schema import ExportConfig
+from scaledl.config.registry import TASKS
+from scaledl.config.schema import ExportConfig, TaskConfig
 from scaledl.data import Arrays, DataModule, DataSpec
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.export.artifact import Artifact, write_artifact
-from scaledl.export.reference import logits_of
+from scaledl.export.reference import outputs_of
 from scaledl.models.quantized import convert, engine_of
 from scaledl.models.structure import Model, Structure
 from scaledl.runtime import jit
@@ -30,13 +31,22 @@ from scaledl.runtime.artifact import (
     TOKENIZER_FILE,
     InputSpec,
 )
+from scaledl.runtime.outputs import OutputSpec
+from scaledl.tasks.judge import Judge
 
 NUM_CASES = 8
 _LAYOUTS = {kind: layout for layout, kind in LAYOUTS.items()}
+CLASSIFICATION = TaskConfig()
 
 
 def export_torchscript(
-    model: Model, data: DataModule, path: Path, *, config: ExportConfig, source: dict[str, Any]
+    model: Model,
+    data: DataModule,
+    path: Path,
+    *,
+    config: ExportConfig,
+    source: dict[str, Any],
+    task: TaskConfig = CLASSIFICATION,
 ) -> Artifact:
     """Script, freeze (BatchNorm folded into convolutions) and save `model`, with all that using the file needs.
 
@@ -50,12 +60,13 @@ def export_torchscript(
         data: gives labels, input shape, preprocessing and the embedded test cases.
         path: the file to write, atomically, with its sidecar `<path>.json`.
         source: what the file comes from: name, id and sha256 of the run.
+        task: says what the outputs mean.
 
     Raises:
         UsageError: the model does not fit the data, or was quantized for another engine.
         ScaledlError: the model cannot be scripted, or its outputs are not finite.
     """
-    _check_fit(model.structure, data.spec)
+    output = _output(model.structure, data.spec, task)
     engine = _int8_engine(model.structure, config.engine)
     module = _float_module(model.module) if engine is None else convert(model)
     inputs = data.spec.inputs
@@ -63,7 +74,7 @@ def export_torchscript(
         inputs.shape, data.spec.mean, data.spec.std, inputs.kind, inputs.vocabulary, categories=inputs.categories
     )
     cases = _cases(module, data.test, spec)
-    manifest = _manifest(data.spec, engine, source)
+    manifest = _manifest(data.spec, output, engine, source)
     extra = {MANIFEST_FILE: json.dumps(manifest).encode(), CASES_FILE: save_safetensors(cases)}
     if inputs.kind == "text":
         extra[TOKENIZER_FILE] = data.spec.tokenizer.encode()
@@ -71,12 +82,20 @@ def export_torchscript(
         return write_artifact(path, jit.save_bytes(_script(module, model.structure.family), extra), engine, source)
 
 
-def _check_fit(structure: Structure, spec: DataSpec) -> None:
-    if structure.inputs.shape != spec.in_shape or structure.outputs.count != spec.num_classes:
+def _output(structure: Structure, spec: DataSpec, config: TaskConfig) -> OutputSpec:
+    """What the model's outputs mean, where it was made for such data and such a task."""
+    task: type[Judge] = TASKS.resolve(config.name)
+    if spec.target not in task.targets:
+        raise UsageError(f"task.name: got {config.name}; the data has targets of the kind {spec.target!r}")
+    output, given = task.output_spec(spec, config), structure.outputs.shape(structure.inputs)
+    if structure.inputs.shape != spec.in_shape or given != output.shape:
+        what = "classes" if output.kind == "class" else "as outputs"
+        gives, wanted = (shape[0] if len(shape) == 1 else list(shape) for shape in (given, output.shape))
         raise UsageError(
-            f"the model takes {list(structure.inputs.shape)} and gives {structure.outputs.count} classes; the data has "
-            f"{list(spec.in_shape)} and {spec.num_classes}: export with the data that it was trained on"
+            f"the model takes {list(structure.inputs.shape)} and gives {gives} {what}; the data has "
+            f"{list(spec.in_shape)} and {wanted}: export with the data that it was trained on"
         )
+    return output
 
 
 def _int8_engine(structure: Structure, wanted: str) -> str | None:
@@ -96,23 +115,23 @@ def _float_module(module: nn.Module) -> nn.Module:
 
 
 def _cases(module: nn.Module, test: Arrays, spec: InputSpec) -> dict[str, Tensor]:
-    """A few test inputs, spread over the split, raw, with their labels and the module's outputs."""
+    """A few test inputs, spread over the split, raw, with their targets and the module's outputs."""
     index = torch.linspace(0, len(test) - 1, min(NUM_CASES, len(test))).long()
     chosen = test.take(index)
-    logits = logits_of(module, chosen.inputs, spec)
-    if not bool(logits.isfinite().all()):
+    outputs = outputs_of(module, chosen.inputs, spec)
+    if not bool(outputs.isfinite().all()):
         raise ScaledlError("the model's outputs are NaN or infinite on test inputs; it is not exported. Train it again")
-    return {"inputs": chosen.inputs.contiguous(), "labels": chosen.labels, "logits": logits.contiguous()}
+    return {"inputs": chosen.inputs.contiguous(), "labels": chosen.labels, "outputs": outputs.contiguous()}
 
 
-def _manifest(spec: DataSpec, engine: str | None, source: dict[str, Any]) -> dict[str, Any]:
+def _manifest(spec: DataSpec, output: OutputSpec, engine: str | None, source: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "format": "torchscript",
         "labels": list(spec.labels),
         "input": _input(spec),
         "preprocessing": {**_preprocessing(spec), "mean": list(spec.mean), "std": list(spec.std)},
-        "output": {"kind": "logits", "dtype": "float32", "shape": [spec.num_classes]},
+        "output": output.to_dict(),
         "int8": {"engine": engine} if engine else None,
         "data": {"source": spec.source, "fingerprint": spec.fingerprint},
         "source": source,

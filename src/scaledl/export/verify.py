@@ -19,6 +19,7 @@ from scaledl.export.reference import Reference, build_reference
 from scaledl.models.structure import Model
 from scaledl.run import Run
 from scaledl.runtime.artifact import Cases, HashMismatch, known_hashes, read_cases, read_spec, read_trusted
+from scaledl.runtime.outputs import OutputSpec
 
 TIMEOUT_SECONDS = 600.0
 
@@ -73,8 +74,8 @@ def verify(
         checks.check_kernels(observed.report, int8),
     ]
     if reference is not None:
-        made += checks.check_source(observed, reference, spec.labels, int8)
-    verification = _verdict(path, sha256, len(content), tuple(made), observed, cases, reference)
+        made += checks.check_source(observed, reference, spec)
+    verification = _verdict(path, sha256, len(content), tuple(made), observed, cases, reference, spec.output)
     if verification.ok and known:
         _keep(verification, run)
     return verification
@@ -106,19 +107,22 @@ def _verdict(
     observed: Observation,
     cases: Cases,
     reference: Reference | None,
+    output: OutputSpec,
 ) -> Verification:
     outputs, expected = _compared(observed, cases, reference)
     comparable = outputs.shape == expected.shape
     kernels = observed.report["kernels"]
     fake = reference.fake_quantized if reference else None
+    found = checks.figure(outputs, reference.labels, output) if reference and comparable else None
     return Verification(
         path=path,
         sha256=sha256,
         size=size,
         checks=made,
         max_error=checks.max_error(outputs, expected) if comparable else None,
-        agreement=checks.agreement(outputs, expected) if comparable else None,
-        accuracy=checks.accuracy(outputs, reference.labels) if reference and comparable else None,
+        agreement=checks.agreement(outputs, expected, output) if comparable else None,
+        metric=found[0] if found else None,
+        score=found[1] if found else None,
         sqnr_db=checks.sqnr_db(outputs, fake) if fake is not None and comparable else None,
         int8_kernels=sum(kernels["int8"].values()),
         float_kernels=sum(kernels["float"].values()),
@@ -128,8 +132,8 @@ def _verdict(
 
 def _compared(observed: Observation, cases: Cases, reference: Reference | None) -> tuple[Tensor, Tensor]:
     if reference is None:
-        return observed.outputs["cases"], cases.logits
-    return observed.outputs["test"], reference.logits
+        return observed.outputs["cases"], cases.outputs
+    return observed.outputs["test"], reference.outputs
 
 
 def _without_path(verification: Verification) -> dict[str, object]:

@@ -45,9 +45,10 @@ def try_rank(config: Config, eval_batch_size: int) -> dict[str, Any]:
     import torch
     from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: F401  # a part of the process, as below
 
+    from scaledl.config import replace as replace_config
     from scaledl.data import build_data
     from scaledl.distributed.ranks import as_current
-    from scaledl.evaluate import evaluate
+    from scaledl.evaluate import evaluate_split
     from scaledl.models.structure import save_model
     from scaledl.run import Run
     from scaledl.tasks.model import model_for
@@ -71,7 +72,8 @@ def try_rank(config: Config, eval_batch_size: int) -> dict[str, Any]:
         meter.end("save")
         started = time.monotonic()
         save_model(trained, run.model_dir)
-        evaluate(trained.module, short.eval_loader("test", eval_batch_size), data.spec.num_classes)
+        finished = replace_config(config, {"data.eval_batch_size": eval_batch_size})
+        evaluate_split(trained.module, short, finished, "test")
         run.finish("complete")
     meter.end("finish")
     settings = json.loads((run.checkpoints / FILE).read_bytes())

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from scaledl.config.figures import figure_of, heading
 from scaledl.report.charts import Point, line_chart
 
 MAX_TRAIN_POINTS = 200  # of single batches: more would show their noise, not the course
@@ -22,17 +23,21 @@ class Curves:
 
     train_loss: list[Point]
     val_loss: list[Point]
-    val_accuracy: list[Point]
+    figure: str  # the task's headline as it is recorded, such as val_accuracy; empty where there is none
+    val_figure: list[Point]
 
     def charts(self) -> list[Markup]:
         charts = []
         losses = {"training": self.train_loss, "validation": self.val_loss}
         if any(losses.values()):
             charts.append(line_chart(losses, title="Loss by step", x_label="step", y_label="loss"))
-        if self.val_accuracy:
-            accuracy = {"validation": [(step, 100 * value) for step, value in self.val_accuracy]}
-            title = "Validation accuracy by step"
-            charts.append(line_chart(accuracy, title=title, x_label="step", y_label="validation accuracy, %"))
+        if self.val_figure:
+            found = figure_of(self.figure)
+            scale, unit = (100, ", %") if found is not None and found.is_share else (1, "")
+            points = {"validation": [(step, scale * value) for step, value in self.val_figure]}
+            name = heading(self.figure.removeprefix("val_"))
+            title, label = f"Validation {name} by step", f"validation {name}{unit}"
+            charts.append(line_chart(points, title=title, x_label="step", y_label=label))
         return charts
 
 
@@ -42,10 +47,12 @@ def read_curves(path: Path) -> Curves:
     Where a resumed attempt recorded a step again, the later line counts.
     """
     records = list(_records(path))
+    figure = _headline(records)
     return Curves(
         train_loss=averaged(_train_loss(records)),
         val_loss=_series(records, "val", "val_loss"),
-        val_accuracy=_series(records, "val", "val_accuracy"),
+        figure=figure,
+        val_figure=_series(records, "val", figure),
     )
 
 
@@ -83,6 +90,13 @@ def _train_loss(records: list[dict[str, Any]]) -> list[Point]:
             first = step - len(losses) + 1
             values |= {first + i: loss for i, loss in enumerate(losses) if isinstance(loss, (int, float))}
     return sorted(values.items())
+
+
+def _headline(records: list[dict[str, Any]]) -> str:
+    """The first figure of a validation beside the loss: that is how they are recorded."""
+    validations = (record for record in records if record.get("kind") == "val")
+    names = (name for record in validations for name in record if name.startswith("val_") and name != "val_loss")
+    return next((name for name in names if figure_of(name)), "")
 
 
 def _series(records: list[dict[str, Any]], kind: str, key: str) -> list[Point]:

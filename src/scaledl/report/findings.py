@@ -11,6 +11,7 @@ from functools import cached_property
 
 from scaledl.config import space_of
 from scaledl.config.errors import show
+from scaledl.config.figures import figure_of
 from scaledl.config.space import Dimension, flat_values, shorten
 from scaledl.config.tree import from_plain
 from scaledl.errors import ScaledlError, UsageError
@@ -22,7 +23,7 @@ from scaledl.tune.study import JOURNAL, Study, Trial, read_study
 
 @dataclass(frozen=True)
 class Objective:
-    """One figure that is to be best. In pictures accuracies are per cent."""
+    """One figure that is to be best. In pictures shares are per cent."""
 
     name: str
     way: str
@@ -33,7 +34,8 @@ class Objective:
 
     @property
     def _is_share(self) -> bool:
-        return self.name.endswith("accuracy")
+        found = figure_of(self.name)
+        return found is not None and found.is_share
 
     def shown(self, value: float) -> float:
         """As pictures show it."""
@@ -53,7 +55,7 @@ class Findings:
     def __init__(self, run: Run, study: Study) -> None:
         self.run, self.study = run, study
         self.config, self.space = study.config, study.space
-        self.objectives = [Objective(name, way) for name, way in self.config.tune.objectives.items()]
+        self.objectives = [Objective(name, way) for name, way in self.config.objectives.items()]
         self.trials = study.own()
         if len(self.objectives) > 1:  # nobody is stopped early then, and the journal has no curves
             self.trials = [self._with_curve(trial) for trial in self.trials]
@@ -64,7 +66,7 @@ class Findings:
     def _with_curve(self, trial: Trial) -> Trial:
         """With the first objective after every epoch, as the trial's own run has it."""
         record = self.run.path / trial_folder(trial.number) / "metrics.jsonl"
-        name = next(iter(self.config.tune.objectives))
+        name = next(iter(self.config.objectives))
         curve = {epoch: metrics[name] for epoch, metrics in epochs_until(record, sys.maxsize) if name in metrics}
         return with_fields(trial, curve={epoch: value for epoch, value in curve.items() if math.isfinite(value)})
 

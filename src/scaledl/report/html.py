@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from scaledl.config.figures import figure_of, heading
 from scaledl.config.load import dump_yaml
 from scaledl.report import units
 from scaledl.report.curves import read_curves
@@ -143,10 +144,13 @@ def _confusion(evaluation: dict[str, Any]) -> Confusion | None:
 def _evaluation_facts(evaluation: dict[str, Any]) -> str:
     if not evaluation:
         return ""
-    accuracy, loss, number = (evaluation.get(key) for key in ("accuracy", "loss", "count"))
-    parts = [f"accuracy {units.percent(accuracy)}" if accuracy is not None else ""]
-    parts += [f"loss {loss:.4g}" if loss is not None else "", f"{number} samples" if number is not None else ""]
-    return ", ".join(part for part in parts if part)
+    headline = evaluation.get("metric", "accuracy")
+    names = sorted((name for name in evaluation if figure_of(name)), key=lambda name: name != headline)
+    parts = [
+        f"{heading(name)} {units.metric(name, evaluation[name])}" for name in names if evaluation[name] is not None
+    ]
+    number = evaluation.get("count")
+    return ", ".join([*parts, *([f"{number} samples"] if number is not None else [])])
 
 
 @dataclass(frozen=True)

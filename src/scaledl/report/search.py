@@ -117,7 +117,7 @@ def _settings(run: Run) -> Pairs:
     tune = run.config.tune
     limits = {"patience": tune.patience, "target": tune.target, "hours": tune.hours}
     pairs = [
-        ("Objectives", ", ".join(f"{name} ({way})" for name, way in tune.objectives.items())),
+        ("Objectives", ", ".join(f"{name} ({way})" for name, way in run.config.objectives.items())),
         ("A trial is a", {"train": "training", "compress": "compression"}[tune.verb]),
         ("Settings chosen by", method_of(tune)),
         ("Stopped early by", rule_of(tune)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from scaledl.config.figures import heading
 from scaledl.report import units
 
 MAX_CLASSES = 24
@@ -26,7 +27,7 @@ class StageTable:
 def stage_table(rows: list[dict[str, Any]]) -> StageTable:
     """The before/after table: each row's figures, and beside them the ratio to the first row."""
     batch_sizes = sorted({size for row in rows for size in row.get("latency_ms", {})}, key=int)
-    columns = ["Stage", "Test accuracy", "Parameters", "MACs", "File size"]
+    columns = ["Stage", heading(f"Test_{_metric(rows[0])}"), "Parameters", "MACs", "File size"]
     columns += [f"Latency, batch {size}" for size in batch_sizes]
     return StageTable(columns, [_stage_cells(row, rows[0], batch_sizes) for row in rows])
 
@@ -40,15 +41,24 @@ def _stage_cells(row: dict[str, Any], first: dict[str, Any], batch_sizes: list[s
         mark = "~" if now is not None and row.get("noisy") else ""
         return Cell(mark + units.milliseconds(now), units.times_less(start, now))
 
-    accuracy = row.get("accuracy")
+    score, metric = _score(row), _metric(row)
     return [
         Cell(str(row.get("name", units.MISSING))),
-        Cell(units.percent(accuracy), units.points(first.get("accuracy"), accuracy)),
+        Cell(units.metric(metric, score), units.change(metric, _score(first), score)),
         Cell(units.count(row.get("params")), ratio("params")),
         Cell(units.count(row.get("macs")), ratio("macs")),
         Cell(units.size(row.get("size_bytes")), ratio("size_bytes")),
         *(latency(size) for size in batch_sizes),
     ]
+
+
+def _metric(row: dict[str, Any]) -> str:
+    return str(row.get("metric", "accuracy"))
+
+
+def _score(row: dict[str, Any]) -> float | None:
+    """Tables of before had an accuracy."""
+    return row.get("score", row.get("accuracy"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from scaledl.config.figures import difference, figure_of, written
+
 MISSING = "–"
 
 
@@ -80,15 +82,17 @@ def times_less(start: float | None, now: float | None) -> str:
     return f"{ratio:.{_decimals(ratio)}f}× {word}"
 
 
-def points(start: float | None, now: float | None) -> str:
-    """Difference of two shares in percentage points.
+def change(name: str, start: float | None, now: float | None) -> str:
+    """What came of a figure: percentage points of a share, the plain difference of others.
 
-    >>> points(0.98, 0.9755), points(0.98, 0.98)
-    ('−0.45 points', '')
+    >>> change("accuracy", 0.98, 0.9755), change("accuracy", 0.98, 0.98), change("rmse", 53.1, 52.0)
+    ('−0.45 points', '', '−1.1')
     """
     if start is None or now is None or start == now:
         return ""
-    return f"{100 * (now - start):+.2f} points".replace("-", "−")
+    found = figure_of(name)
+    unit = " points" if found is not None and found.is_share else ""
+    return f"{difference(name, start, now)}{unit}".replace("-", "−")
 
 
 def metric(name: str, value: float | None) -> str:
@@ -96,13 +100,15 @@ def metric(name: str, value: float | None) -> str:
     >>> metric("val_accuracy", 0.5), metric("size_bytes", 5300), metric("val_loss", 0.123456), metric("val_loss", None)
     ('50.00 %', '5.30 kB', '0.1235', '–')
     """
-    if name.endswith("accuracy"):
-        return percent(value)
+    if value is None:
+        return MISSING
+    if figure_of(name) is not None:
+        return written(name, value)
     if name.endswith("_bytes"):
         return size(value)
     if name in ("params", "macs"):
         return count(value)
-    return MISSING if value is None else f"{value:.4g}"
+    return f"{value:.4g}"
 
 
 def _decimals(value: float) -> int:

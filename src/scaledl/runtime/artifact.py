@@ -20,9 +20,10 @@ from torch import Tensor
 from scaledl.errors import UsageError
 from scaledl.run import Run
 from scaledl.runtime.columns import TableColumn
+from scaledl.runtime.outputs import OutputSpec
 from scaledl.runtime.signature import KINDS, Inputs, Kind
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "scaledl.json"
 CASES_FILE = "cases.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
@@ -94,14 +95,14 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Cases:
-    """Real test inputs, raw, with the outputs of the source model.
+    """Real test inputs, raw, with their targets and the outputs of the source model.
 
-    inputs: uint8 [N, H, W, C], float32 [N, *shape], token ids int32 [N, T]; labels: int64 [N]; logits: float32 [N, K].
+    inputs: uint8 [N, H, W, C], float32 [N, *shape], ids int32 [N, T]; labels: [N, ...]; outputs: float32 [N, ...].
     """
 
     inputs: Tensor
     labels: Tensor
-    logits: Tensor
+    outputs: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class ArtifactSpec:
 
     labels: tuple[str, ...]
     input: InputSpec
+    output: OutputSpec
     engine: str | None
     manifest: dict[str, Any] = field(repr=False)
 
@@ -198,10 +200,10 @@ def read_cases(data: bytes, path: Path) -> Cases:
     """The embedded test cases of the artifact in `data`. Raises UsageError when they are damaged."""
     try:
         tensors = load_safetensors(_extra_file(data, path, CASES_FILE, MAX_CASES_BYTES))
-        cases = Cases(tensors["inputs"], tensors["labels"], tensors["logits"])
+        cases = Cases(tensors["inputs"], tensors["labels"], tensors["outputs"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: its embedded test cases are damaged ({type(error).__name__}: {error})") from error
-    rows = {len(cases.inputs), len(cases.labels), len(cases.logits)}
+    rows = {len(cases.inputs), len(cases.labels), len(cases.outputs)}
     if len(rows) != 1 or 0 in rows or (cases.inputs.dtype == torch.uint8) != (cases.inputs.ndim == 4):
         raise UsageError(f"{path}: its embedded test cases are damaged: inputs, labels and outputs do not fit together")
     return cases
@@ -286,14 +288,16 @@ def _parse_spec(manifest: Mapping[str, Any], path: Path) -> ArtifactSpec:
         mean, std = (tuple(float(value) for value in steps[key]) for key in ("mean", "std"))
         engine = manifest["int8"]["engine"] if manifest["int8"] else None
         labels = tuple(str(label) for label in manifest["labels"])
+        output = OutputSpec.from_dict(manifest["output"])
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UsageError(f"{path}: its {MANIFEST_FILE} is damaged ({type(error).__name__}: {error})") from error
+    named = output.kind not in ("class", "classes", "numbers", "tags", "mask") or len(labels) == output.shape[0]
     spec = InputSpec(shape, mean, std, kind, vocabulary, categories=categories, columns=columns)
-    if not _fits(spec) or not labels:
+    if not _fits(spec) or not named:
         raise UsageError(
             f"{path}: its {MANIFEST_FILE} is damaged: input shape, labels, mean and std do not fit together"
         )
-    return ArtifactSpec(labels, spec, engine, dict(manifest))
+    return ArtifactSpec(labels, spec, output, engine, dict(manifest))
 
 
 def _fits(spec: InputSpec) -> bool:

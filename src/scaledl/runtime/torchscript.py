@@ -13,6 +13,7 @@ from scaledl.errors import UsageError
 from scaledl.runtime import jit
 from scaledl.runtime.artifact import ArtifactSpec, InputSpec, read_spec, read_trusted
 from scaledl.runtime.columns import encode_rows
+from scaledl.runtime.outputs import OutputSpec
 from scaledl.runtime.tokens import encode, parse_tokenizer, text_problem
 
 if TYPE_CHECKING:
@@ -36,13 +37,18 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
+        """Names of the classes or numbers, in the order of the outputs."""
         return self._spec.labels
 
     @property
     def spec(self) -> InputSpec:
         """Input shape and preprocessing."""
         return self._spec.input
+
+    @property
+    def output(self) -> OutputSpec:
+        """What the outputs mean."""
+        return self._spec.output
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -55,7 +61,7 @@ class Predictor:
         return self._spec.engine
 
     def predict(self, inputs: Any) -> Tensor:
-        """Logits, float32 [N, K].
+        """Outputs, float32 [N, *output.shape]: logits of classes, numbers in the units of the data, … (`output.kind`).
 
         Args:
             inputs: of an image model uint8 [N, H, W, C], raw pixels, which are normalised as in training, or float
@@ -69,17 +75,19 @@ class Predictor:
                 makes tokens of them.
         """
         if self.spec.is_text:
-            return self.forward(self._token_ids(inputs))
+            return self.output.restore(self.forward(self._token_ids(inputs)))
         if _are_named(inputs):
             inputs = encode_rows(inputs, self.spec.columns, codes=bool(self.spec.categories))
         values = torch.as_tensor(inputs)
-        return self.forward(self._checked_images(values) if self.spec.is_image else self._checked_values(values))
+        checked = self._checked_images(values) if self.spec.is_image else self._checked_values(values)
+        return self.output.restore(self.forward(checked))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised inputs, unchecked: float32 [N, *shape], of texts int64 [N, T] -> [N, K]."""
+        """Outputs of normalised inputs, both as in training, unchecked: float32 [N, *shape], of texts int64
+        [N, T] -> [N, *output.shape]."""
         with torch.inference_mode():
-            logits: Tensor = self._by_size.get(len(x), self._shared)(x)
-        return logits
+            outputs: Tensor = self._by_size.get(len(x), self._shared)(x)
+        return outputs
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """int64 [N, T]: what a text model gets of these texts. Raises UsageError as `predict`."""

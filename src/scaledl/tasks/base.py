@@ -5,22 +5,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaledl.config.schema import TaskConfig
 from scaledl.console import get_console
-from scaledl.data import Batch, DataSpec
+from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.distributed.preemption import stop_flag
-from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError
 from scaledl.optim.sam import ascend_, go_back_
 from scaledl.optim.schedules import Schedule
-from scaledl.runtime.signature import Outputs
+from scaledl.tasks.distillation import distance
+from scaledl.tasks.judge import Judge
 
 Auxiliary = Callable[[Batch, dict[str, Tensor]], Tensor]
 
@@ -41,8 +40,8 @@ class OutOfMemory(ScaledlError):
     """A micro-batch did not fit into memory; all ranks stopped before the backward pass of the same step."""
 
 
-class Task(pl.LightningModule):
-    """A model with a loss and metrics. Subclasses implement `step` and `metrics`.
+class Task(Judge):
+    """A judge whose model learns.
 
     `auxiliary` turns the result of a training step into the loss to minimise: the task's own by default.
     `penalised` adds to that loss what depends on the weights alone, for the whole batch.
@@ -50,20 +49,10 @@ class Task(pl.LightningModule):
 
     Of several ranks each minimises its share of the global mean, which weighs every sample the same: shares are summed
     over ranks. Before a backward pass all ranks tell each other of trouble, so that all do the same about it.
-
-    `targets` says which kinds of targets a task can learn from (`DataSpec.target`).
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
-        """What a model has to give for such data."""
-        raise NotImplementedError
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(self, model: nn.Module, config: TaskConfig, spec: DataSpec) -> None:
+        super().__init__(model, config, spec)
         self.losses: list[Tensor] = []
         self.val_metrics: dict[str, float] = {}
         self.channels_last = False
@@ -78,7 +67,6 @@ class Task(pl.LightningModule):
         self.auxiliary: Auxiliary = _own_loss_only
         self.penalised: Callable[[Tensor], Tensor] = _no_penalty
         self.sam_rho: float | None = None  # how far sharpness-aware minimisation looks
-        self.ranks = Ranks()
         self.averages_gradients = False  # over ranks, as DeepSpeed does, instead of summing them
         self.after_backward: Callable[[], None] | None = None  # sums gradients over ranks, which can speak before
         self.gradient_clip: float | None = None
@@ -93,8 +81,6 @@ class Task(pl.LightningModule):
         self._is_second_pass = False
         self._buffers_before: list[Tensor] = []
         self._window: list[Tensor] = []
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this name some forty times a step, each time through nn.Module's slow path.
@@ -103,16 +89,13 @@ class Task(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One forward pass: batch -> {"loss": scalar, "output": [B, ...]}."""
-        raise NotImplementedError
+    def prepare(self, data: DataModule) -> None:
+        """Look at the data before a training, as for the weights of classes."""
 
-    def metrics(self, result: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Sums over the samples of a batch, by metric name."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)  # type: ignore[no-any-return]
+    def soft_loss(self, result: dict[str, Tensor], teacher: Tensor, temperature: float, batch: Batch) -> Tensor:
+        """How far the outputs are from those of a teacher for the same inputs: a scalar."""
+        del batch
+        return distance(self.kind, result["output"], teacher, temperature)
 
     def configure_optimizers(self) -> Optimizer:
         assert self.optimizer_fn is not None
@@ -285,21 +268,9 @@ class Task(pl.LightningModule):
         self.losses.clear()
         return self.ranks.sum_(losses).tolist() if len(losses) else []
 
-    def on_validation_epoch_start(self) -> None:
-        self._sums, self._count = {}, 0
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        count = len(batch.ids)  # 0 for a row that only keeps the ranks in step
-        for name, value in self.metrics(self.step(batch), batch).items():
-            value = value if count else torch.zeros_like(value)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += count
-
     def on_validation_epoch_end(self) -> None:
-        sums = torch.tensor([*(float(value) for value in self._sums.values()), self._count], dtype=torch.float64)
-        *totals, count = self.ranks.sum_(sums).tolist()
-        self.val_metrics = {f"val_{name}": total / count for name, total in zip(self._sums, totals, strict=True)}
-        loss = self.val_metrics.get("val_loss", 0.0)
+        self.val_metrics = {f"val_{name}": float(value) for name, value in self.evaluated().items()}
+        loss = self.val_metrics["val_loss"]
         if not math.isfinite(loss):  # the last step of all can ruin the weights without a training loss to show it
             raise NonFiniteLossError(
                 f"the validation loss became {loss} after step {self.global_step} (epoch {self.current_epoch + 1}, "

@@ -1,6 +1,8 @@
-"""The model that a config describes: its family, made for the data's inputs and the task's outputs."""
+"""The model that a config describes, made for the data's inputs and the task's outputs; and the task around a model."""
 
 from __future__ import annotations
+
+from torch import nn
 
 from scaledl.config import Config
 from scaledl.config.registry import TASKS
@@ -8,6 +10,13 @@ from scaledl.data import DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, new_model
 from scaledl.tasks.base import Task
+
+
+def task_around(module: nn.Module, config: Config, spec: DataSpec) -> Task:
+    """The config's task, with `module` as what it trains."""
+    task: Task = TASKS.resolve(config.task.name)(module, config.task, spec)
+    task.seed = config.run.seed
+    return task
 
 
 def model_for(config: Config, spec: DataSpec) -> Model:

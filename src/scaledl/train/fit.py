@@ -26,7 +26,6 @@ from scaledl.checkpoint import (
     read_checkpoint,
 )
 from scaledl.config import Config
-from scaledl.config.registry import TASKS
 from scaledl.console import get_console
 from scaledl.data import DataModule
 from scaledl.distributed.link import current_link
@@ -39,6 +38,7 @@ from scaledl.optim.schedules import Plateau
 from scaledl.run import Run
 from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
+from scaledl.tasks.model import task_around
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.share import arrives_in_shards, can_be_blank
@@ -146,7 +146,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     torch.set_num_threads(settings.num_threads)
     task = _build_task(fitting)
     steps = total_steps(config, _steps_per_epoch(fitting))
-    average = _average(fitting, steps)
+    average = _average(fitting, task, steps)
     metrics = Metrics(run, steps, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
     display = Display(metrics, fitting.label, steps, config.trainer.log_every_n_steps)
 
@@ -182,9 +182,9 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         ):
             trainer.fit(
                 task,
-                train_dataloaders=_train_loader(fitting),
-                val_dataloaders=fitting.data.eval_loader(
-                    "val", config.data.eval_batch_size, rank=ranks.rank, world_size=ranks.world_size
+                train_dataloaders=_train_loader(fitting, task),
+                val_dataloaders=task.eval_loader(
+                    fitting.data, "val", config.data.eval_batch_size, rank=ranks.rank, world_size=ranks.world_size
                 ),
                 ckpt_path=fitting.resume,
                 weights_only=True,
@@ -216,7 +216,8 @@ def _build_task(fitting: Fitting) -> Task:
     module = prepare_module(fitting.model.module, settings).train()
     if config.trainer.strategy == "deepspeed":
         module.to(memory_format=torch.contiguous_format)  # it may have come as channels_last
-    task: Task = TASKS.resolve(config.task.name)(module, config.task)
+    task = task_around(module, config, data.spec)
+    task.prepare(data)
     task.channels_last = settings.channels_last
     task.accumulate = settings.accumulate
     task.batch_size = config.data.batch_size
@@ -228,7 +229,9 @@ def _build_task(fitting: Fitting) -> Task:
     task.arrives_in_shards = arrives_in_shards(config, settings, fitting.model.structure)
     if fitting.teacher is not None:
         teacher = prepare_module(copy.deepcopy(fitting.teacher.module), settings)
-        task.auxiliary = SoftTargets(teacher, fitting.teacher_weight, fitting.temperature, bf16=settings.teacher_bf16)
+        task.auxiliary = SoftTargets(
+            teacher, fitting.teacher_weight, fitting.temperature, task.soft_loss, bf16=settings.teacher_bf16
+        )
     if config.trainer.compile:
         module.compile()
     return task
@@ -258,7 +261,7 @@ def _steps_per_epoch(fitting: Fitting) -> int:
     return math.ceil(len(fitting.data.train) / fitting.config.data.batch_size)
 
 
-def _average(fitting: Fitting, steps: int) -> Average | None:
+def _average(fitting: Fitting, task: Task, steps: int) -> Average | None:
     trainer = fitting.config.trainer
     if trainer.ema_decay:
         return MovingAverage(trainer.ema_decay)
@@ -266,18 +269,18 @@ def _average(fitting: Fitting, steps: int) -> Average | None:
         return None
 
     def batches(epoch: int) -> Any:
-        loader = _train_loader(fitting)
+        loader = _train_loader(fitting, task)
         loader.set_epoch(epoch)
         return loader
 
     return WeightAverage(swa_start_step(fitting.config, steps), steps, batches)
 
 
-def _train_loader(fitting: Fitting) -> Any:
+def _train_loader(fitting: Fitting, task: Task) -> Any:
     config, ranks = fitting.config, fitting.ranks
     micro_batch = config.data.batch_size // fitting.settings.accumulate
-    return fitting.data.train_loader(
-        *(micro_batch, config.data.augment, config.run.seed),
+    return task.train_loader(
+        *(fitting.data, micro_batch, config.data.augment),
         rank=ranks.rank,
         world_size=ranks.world_size,
         num_workers=config.data.num_workers,

@@ -18,6 +18,7 @@ from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_json
+from scaledl.tasks.model import task_around
 from scaledl.train.precision import resolve_precision
 
 
@@ -145,10 +146,11 @@ def _read_settings(path: Path, accumulate: int) -> Settings:
 def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
     torch.set_num_threads(settings.num_threads)
     device = "cuda" if uses_gpu(config) else "cpu"
-    batch = next(iter(data.eval_loader("train", config.data.batch_size // config.trainer.accumulate)))
-    module = prepare_module(copy.deepcopy(model.module), settings).to(device)
-    batch = batch if settings.channels_last else batch.contiguous()
-    precision = resolve_precision(module, batch.x.to(device), data.spec.num_classes)
+    module = prepare_module(copy.deepcopy(model.module), settings)
+    task = task_around(module, config, data.spec).to(device)
+    task.channels_last = settings.channels_last
+    batch = next(iter(task.eval_loader(data, "train", config.data.batch_size // config.trainer.accumulate)))
+    precision = resolve_precision(task, task.transfer_batch_to_device(batch, torch.device(device), 0))
     get_console().info(f"precision auto: {precision} is faster here")
     return replace(settings, precision=precision)
 

@@ -131,9 +131,9 @@ class Board:
         if search.num_ended == self._progress.done and time.monotonic() < self._due:
             return
         best = search.best_now
-        if best is not None and best.number != self._best and len(search.config.tune.objectives) == 1:
+        if best is not None and best.number != self._best and len(search.config.objectives) == 1:
             self._best = best.number
-            text = describe_trial(best, search.config.tune.objectives, self._default)
+            text = describe_trial(best, search.config.objectives, self._default)
             get_console().info(f"best so far: trial {best.number}  {text}")
         if time.monotonic() >= self._due:
             self._show()

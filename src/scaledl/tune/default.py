@@ -10,7 +10,8 @@ _DECADES = 1.5
 
 
 def default_space(config: Config) -> dict[str, Any]:
-    """Learning rate, weight decay, batch size, label smoothing; for `compress` the ratios and rates of its stages."""
+    """Learning rate, weight decay, batch size, label smoothing where the task has it; for `compress` the ratios and
+    rates of its stages."""
     if config.tune.verb == "compress":
         return _of_recipe(config)
     lr, batch = config.optimizer.lr, config.data.batch_size
@@ -21,9 +22,10 @@ def default_space(config: Config) -> dict[str, Any]:
         "optimizer.lr": {"loguniform": [_rounded(lr / 10**_DECADES), _rounded(lr * 10**_DECADES)]},
         "optimizer.weight_decay": {"loguniform": [1e-5, 0.3]},
         "data.batch_size": {"choice": sizes},
-        "task.label_smoothing": {"uniform": [0.0, 0.2]},
     }
-    return space
+    keys = config.task.traits.keys
+    smoothing = {"task.label_smoothing": {"uniform": [0.0, 0.2]}} if keys is None or "label_smoothing" in keys else {}
+    return space | smoothing
 
 
 def _of_recipe(config: Config) -> dict[str, Any]:

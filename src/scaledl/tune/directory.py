@@ -70,10 +70,10 @@ def write_best(search: Search) -> list[Path]:
     """The best config as YAML for `scaledl train`; of a front one file each. Returns the files, best first."""
     best = search.study.best()
     files = []
-    several = len(search.config.tune.objectives) > 1
+    several = len(search.config.objectives) > 1
     for trial in best:
         config = search.space.apply(trial_base(search.config), trial.point)
-        values = zip(search.config.tune.objectives, trial.values, strict=True)
+        values = zip(search.config.objectives, trial.values, strict=True)
         head = "# " + ", ".join(f"{name} {value:.6g}" for name, value in values)
         head += f": trial {trial.number} of {search.run.path}\n"
         path = search.run.path / (f"{FRONT}/trial-{trial.number:04d}.yaml" if several else BEST)

@@ -16,7 +16,7 @@ from scaledl.config import FREE_KEYS, Config, changed_keys
 from scaledl.config.registry import FORMATS
 from scaledl.data import DataModule
 from scaledl.data.shared import shared_data
-from scaledl.evaluate import evaluate
+from scaledl.evaluate import evaluate_split
 from scaledl.models.quantized import without_quantization
 from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Run, atomic_write
@@ -146,12 +146,13 @@ def _figures_of_file(
     source = {"name": run.name, "id": run.id, "sha256": run.as_parent().sha256}
     path = run.exports / "model.ts"
     path.parent.mkdir(exist_ok=True)
-    artifact = FORMATS.resolve(config.export.format)(model, data, path, config=config.export, source=source)
+    artifact = FORMATS.resolve(config.export.format)(
+        model, data, path, config=config.export, source=source, task=config.task
+    )
     found = {"size_bytes": float(artifact.size)}
     if scored:
-        loader = data.eval_loader("val", config.data.eval_batch_size)
-        evaluation = evaluate(load(artifact.path).forward, loader, data.spec.num_classes)
-        found |= {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
+        evaluation = evaluate_split(load(artifact.path).forward, data, config, "val")
+        found |= {f"val_{name}": value for name, value in evaluation.metrics.items()}
     if "latency_ms" in order.objectives:
         size = min(config.export.latency_batch_sizes)
         forward = load(artifact.path, batch_sizes=[size]).forward

@@ -122,7 +122,7 @@ def _order(search: Search, assignment: Assignment, slots: Slots, source: Run | N
         number=assignment.number,
         config=assignment.config.model_dump(mode="json"),
         verb=search.config.tune.verb,
-        objectives=tuple(search.config.tune.objectives),
+        objectives=tuple(search.config.objectives),
         source="" if source is None else str(source.path.absolute()),
         parent=parent,
         lockstep=rule_of(search.config.tune) == "pbt",

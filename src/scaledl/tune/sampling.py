@@ -57,7 +57,7 @@ def check_search(config: Config, space: Space, *, confirmed: bool) -> int:
         raise UsageError("tune.search: got 'cmaes' with several objectives; allowed: nsga2, tpe, gp, qmc, random, grid")
     _check_conditions(config, space)
     _check_keys(tune, space)
-    first = next(iter(tune.objectives))
+    first = next(iter(config.objectives))
     if rule_of(tune) != "none" and (not first.startswith("val_") or tune.verb == "compress"):
         raise UsageError(
             f"tune.scheduler: got {tune.scheduler!r} with the objective {first} of a {tune.verb}; allowed: none "

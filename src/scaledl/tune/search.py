@@ -62,7 +62,7 @@ class Search:
 
     def __init__(self, run: Run, config: Config, space: Space, study: Study, count: int) -> None:
         self.run, self.config, self.space, self.study, self.count = run, config, space, study, count
-        self.first_objective, self._way = next(iter(config.tune.objectives.items()))
+        self.first_objective, self._way = next(iter(config.objectives.items()))
         self.rule = rule_of(config.tune)
         self.began, self.began_at = time.monotonic(), time.time()
         self.before_seconds = run.manifest.wall_seconds
@@ -256,7 +256,7 @@ class Search:
         live = self.live[number]
         live.epoch, live.metrics = epoch, dict(metrics)
         value = metrics.get(self.first_objective)
-        if value is None or not math.isfinite(value) or len(self.config.tune.objectives) > 1:
+        if value is None or not math.isfinite(value) or len(self.config.objectives) > 1:
             return Decision.GO
         if epoch <= live.reported:  # told before a worker died
             return Decision.GO
@@ -281,9 +281,9 @@ class Search:
 
     def end(self, number: int, outcome: Outcome) -> None:
         """A trial came to its end."""
-        values = [outcome.metrics.get(name, math.nan) for name in self.config.tune.objectives]
+        values = [outcome.metrics.get(name, math.nan) for name in self.config.objectives]
         if outcome.state == "complete" and not all(map(math.isfinite, values)):
-            missing = next(n for n, v in zip(self.config.tune.objectives, values, strict=True) if not math.isfinite(v))
+            missing = next(n for n, v in zip(self.config.objectives, values, strict=True) if not math.isfinite(v))
             outcome = Outcome("nonfinite", outcome.metrics, outcome.epochs, f"{missing} is not a finite number")
         self._end(number, outcome, values if outcome.state == "complete" else None)
 
@@ -308,7 +308,7 @@ class Search:
         if outcome.error:
             noted["error"] = outcome.error[:2000]
         self.study.tell(number, outcome.state, values, **noted)
-        write_hparams(self.run.path, self.study.trial(number), [*self.config.tune.objectives])
+        write_hparams(self.run.path, self.study.trial(number), [*self.config.objectives])
         if outcome.state in ("failed", "nonfinite"):
             word = "its loss was not finite" if outcome.state == "nonfinite" else "failed"
             get_console().warn(f"trial {number} {word}, the search goes on: {outcome.error or 'no details'}")

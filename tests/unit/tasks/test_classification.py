@@ -4,15 +4,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaledl.config.schema import TaskConfig
-from scaledl.data import Batch
+from scaledl.data import Batch, DataSpec
 from scaledl.tasks.classification import ClassificationTask
 
 pytestmark = pytest.mark.unit
 
+SPEC = DataSpec("made-up", (1, 2, 3), ("a", "b", "c", "d"), (0.0,), (1.0,), "0")
+
 
 def make_task(smoothing=0.2):
     torch.manual_seed(0)
-    return ClassificationTask(nn.Sequential(nn.Flatten(), nn.Linear(6, 4)), TaskConfig(label_smoothing=smoothing))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 4))
+    return ClassificationTask(model, TaskConfig(label_smoothing=smoothing), SPEC)
+
+
+def evaluated(task, *batches):
+    task.on_validation_epoch_start()
+    for number, batch in enumerate(batches):
+        task.validation_step(batch, number)
+    return {name: float(value) for name, value in task.evaluated().items()}
 
 
 def make_batch(n=10):
@@ -26,12 +36,22 @@ def test_labels_are_smoothed_in_training_only():
     torch.testing.assert_close(task.eval().step(batch)["loss"], F.cross_entropy(logits, batch.y))
 
 
-def test_metrics_are_sums_over_samples():
+def test_figures_are_those_of_all_samples_however_they_are_cut():
     task, batch = make_task().eval(), make_batch()
-    result = task.step(batch)
-    sums = task.metrics(result, batch)
-    assert int(sums["accuracy"]) == sum(result["output"].argmax(1) == batch.y)
-    torch.testing.assert_close(sums["loss"], F.cross_entropy(result["output"], batch.y, reduction="sum").detach())
+    logits = task(batch.x)
+    parts = [Batch(*(field[rows] for field in batch)) for rows in (slice(0, 7), slice(7, 10))]
+    expected = {
+        "loss": F.cross_entropy(logits, batch.y).item(),
+        "accuracy": float((logits.argmax(1) == batch.y).double().mean()),
+    }
+    assert evaluated(task, batch) == pytest.approx(expected)
+    assert evaluated(task, *parts) == pytest.approx(expected)
+
+
+def test_a_row_that_only_keeps_the_ranks_in_step_counts_for_nothing():
+    task, batch = make_task().eval(), make_batch()
+    nothing = Batch(batch.x[:1] * torch.nan, batch.y[:1], batch.ids[:0])
+    assert evaluated(task, batch, nothing) == evaluated(task, batch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -51,8 +71,5 @@ def test_hard_labels_as_shares_give_the_same_loss_and_metrics():
     soft = batch._replace(y=F.one_hot(batch.y, 4).float())
     for mode in (task.train, task.eval):
         mode()
-        hard_result, soft_result = task.step(batch), task.step(soft)
-        torch.testing.assert_close(hard_result["loss"], soft_result["loss"])
-        hard_sums, soft_sums = task.metrics(hard_result, batch), task.metrics(soft_result, soft)
-        assert hard_sums["accuracy"] == soft_sums["accuracy"]
-        torch.testing.assert_close(hard_sums["loss"], soft_sums["loss"])
+        torch.testing.assert_close(task.step(batch)["loss"], task.step(soft)["loss"])
+        assert evaluated(task, batch) == pytest.approx(evaluated(task, soft))

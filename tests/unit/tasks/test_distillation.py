@@ -4,11 +4,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from scaledl.config.schema import TaskConfig
-from scaledl.data import Batch
+from scaledl.data import Batch, DataSpec
 from scaledl.tasks.classification import ClassificationTask
 from scaledl.tasks.distillation import SoftTargets, soft_targets_loss
 
 pytestmark = pytest.mark.unit
+
+SPEC = DataSpec("made-up", (1, 2, 3), ("a", "b", "c", "d"), (0.0,), (1.0,), "0")
 
 
 def random_batch(n=8):
@@ -32,18 +34,18 @@ def test_soft_targets_loss_is_the_kl_divergence_of_the_paper():
 
 def test_weight_mixes_own_and_soft_loss():
     batch, teacher = random_batch(), linear(1)
-    task = ClassificationTask(linear(0), TaskConfig())
+    task = ClassificationTask(linear(0), TaskConfig(), SPEC)
     result = task.step(batch)
     soft = soft_targets_loss(result["output"], teacher(batch.x), 2.0)
-    mixed = SoftTargets(teacher, 0.25, 2.0)(batch, result)
+    mixed = SoftTargets(teacher, 0.25, 2.0, task.soft_loss)(batch, result)
     torch.testing.assert_close(mixed, 0.75 * result["loss"] + 0.25 * soft)
 
 
 def test_the_teacher_is_frozen_and_outside_the_task():
     batch, teacher = random_batch(), linear(1)
-    task = ClassificationTask(linear(0), TaskConfig())
+    task = ClassificationTask(linear(0), TaskConfig(), SPEC)
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    task.auxiliary = SoftTargets(teacher.train(), 0.5, 2.0)
+    task.auxiliary = SoftTargets(teacher.train(), 0.5, 2.0, task.soft_loss)
     task.auxiliary(batch, task.step(batch)).backward()
     assert not teacher.training
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())

@@ -53,7 +53,7 @@ def go(folder: Path, config: Config, count: int) -> list[Point]:
     for _ in range(count):
         number, point = study.ask()
         value = score(point)
-        study.tell(number, "complete", [value, value * value][: len(config.tune.objectives)])
+        study.tell(number, "complete", [value, value * value][: len(config.objectives)])
         points.append(point)
     return points
 

@@ -3,6 +3,7 @@
 from .base import (
     FOLDER_PATTERN,
     NAME_PATTERN,
+    OWN_PATTERN,
     TOKENIZER_PATTERN,
     Auto,
     ColumnName,
@@ -67,6 +68,7 @@ __all__ = [
     "DEFAULT_FAMILY",
     "FOLDER_PATTERN",
     "NAME_PATTERN",
+    "OWN_PATTERN",
     "PROXIMAL",
     "QUANTIZING",
     "TOKENIZER_PATTERN",

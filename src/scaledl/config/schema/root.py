@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import Section
+from .base import Direction, Section
 from .compress import CompressConfig
 from .conflict import Conflict
 from .data import AugmentConfig, DataConfig
@@ -14,9 +16,9 @@ from .model import ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts
 from .run import RunConfig
 from .sequence import learned_ranges, uneven_heads
-from .task import TaskConfig
+from .task import TaskConfig, task_conflicts
 from .trainer import TrainerConfig
-from .tune import TuneConfig
+from .tune import TuneConfig, headline_objective, objective_conflicts
 
 
 class Config(Section):
@@ -30,6 +32,11 @@ class Config(Section):
     compress: CompressConfig = Field(default_factory=CompressConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     tune: TuneConfig = Field(default_factory=TuneConfig)
+
+    @property
+    def objectives(self) -> Mapping[str, Direction]:
+        """What a search makes best, the first above all: `tune.objectives`, else the task's headline."""
+        return self.tune.objectives or headline_objective(self.task)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -83,7 +90,8 @@ def conflicts(config: Config) -> list[Conflict]:
             )
         )
     found += optim_conflicts(config.optimizer, config.scheduler, config.trainer)
-    return found + uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
+    found += uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
+    return found + task_conflicts(config.task) + objective_conflicts(config.tune, config.task)
 
 
 def _reversed_ranges(augment: AugmentConfig) -> list[Conflict]:

@@ -6,7 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..figures import figure_of
 from .base import Auto, Direction, PositiveFloat, Section
+from .conflict import Conflict
+from .task import TaskConfig
+
+COSTS = ("params", "macs", "size_bytes", "latency_ms")  # of a model, whatever its task is
 
 
 class TuneConfig(Section):
@@ -27,14 +32,12 @@ class TuneConfig(Section):
         default="auto",
         description="Which trials are stopped early. auto: asha; none for several objectives and compressions.",
     )
-    objectives: dict[Literal["val_accuracy", "val_loss", "params", "macs", "size_bytes", "latency_ms"], Direction] = (
-        Field(
-            default={"val_accuracy": "max"},
-            min_length=1,
-            max_length=4,
-            description="What is to be best, max or min; several make a Pareto front. Latency and size are the "
-            "exported file's. Early stopping looks at the first.",
-        )
+    objectives: dict[str, Direction] = Field(
+        default={},
+        max_length=4,
+        description="What is to be best, max or min: val_loss, val_METRIC of the task, params, macs, size_bytes, "
+        "latency_ms; several make a Pareto front. Latency and size are the exported file's. Early stopping looks at "
+        "the first. Default: the task's headline.",
     )
     reduction_factor: int = Field(
         default=3, ge=2, le=16, description="One of so many trials goes on beyond each rung (asha, hyperband)."
@@ -62,3 +65,21 @@ class TuneConfig(Section):
     keep: Literal["best", "all", "none"] = Field(
         default="best", description="Whose trained weights stay when a trial has ended."
     )
+
+
+def headline_objective(task: TaskConfig) -> dict[str, Direction]:
+    """What a search makes best where nothing else is said."""
+    found = figure_of(task.headline)
+    return {f"val_{task.headline}": found.way if found else "min"}
+
+
+def objective_conflicts(tune: TuneConfig, task: TaskConfig) -> list[Conflict]:
+    """Objectives that nobody measures."""
+    known = (*(f"val_{name}" for name in dict.fromkeys(("loss", *task.figures))), *COSTS)
+    allowed = f"with task.name={task.name} {', '.join(known)}, and val_METRIC for each of task.metrics"
+    others = (name for name in tune.objectives if name not in known)
+    return [
+        Conflict(f"tune.objectives.{name}", "task.name", tune.objectives[name], allowed)
+        for name in others
+        if task.traits.keys is not None or not name.startswith("val_")
+    ]

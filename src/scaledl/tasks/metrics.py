@@ -1,0 +1,254 @@
+"""Metrics by name: torchmetrics, each told what outputs it gets and how it sees them.
+
+A function takes the scale of a task's outputs and gives a `Gauge`. Mean over the classes means over those that occur,
+in the truth or in what was said, as scikit-learn has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch import Tensor
+from torchmetrics import classification, regression
+
+from scaledl.config.figures import Scale
+
+View = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A metric, what it makes of outputs and truths before it sees them, and which pair of a task it is about."""
+
+    metric: torchmetrics.Metric
+    view: View = lambda outputs, truths: (outputs, truths)
+    about: str = "outputs"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What outputs are judged as.
+
+    Attributes:
+        scale: classes and tokens: logits [M, K] against int64 [M]; labels: logits [M, K] against 0 and 1; numbers: both
+            [M, K].
+        count: K.
+        threshold: of labels.
+        lengths: of tokens, characters of each, float64 [K].
+    """
+
+    scale: Scale
+    count: int
+    threshold: float = 0.5
+    lengths: Tensor | None = None
+
+    def decided(self, name: str, **options: Any) -> Gauge:
+        """A metric of what was decided: the class with the largest output, the labels above the threshold."""
+        return Gauge(self._classifier(name, **options), self._decisions)
+
+    def graded(self, name: str, **options: Any) -> Gauge:
+        """A metric of probabilities."""
+        return Gauge(self._classifier(name, **options), self._probabilities)
+
+    def _classifier(self, name: str, **options: Any) -> torchmetrics.Metric:
+        kind, size = ("Multilabel", "num_labels") if self.scale == "labels" else ("Multiclass", "num_classes")
+        metric: torchmetrics.Metric = getattr(classification, f"{kind}{name}")(
+            **{size: self.count}, validate_args=False, **options
+        )
+        return metric
+
+    def _decisions(self, outputs: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale == "labels":
+            return (outputs.float() >= math.log(self.threshold / (1 - self.threshold))).long(), truths.long()
+        return outputs.argmax(1), truths
+
+    def _probabilities(self, outputs: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale == "labels":
+            return outputs.float().sigmoid(), truths.long()
+        return outputs.float().softmax(1), truths
+
+
+class Share(torchmetrics.Metric):
+    """How many are right of all: counted in whole numbers, divided once."""
+
+    right: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("seen", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, decided: Tensor, truths: Tensor) -> None:
+        self.right += (decided == truths).sum()
+        self.seen += truths.numel()
+
+    def compute(self) -> Tensor:
+        return self.right.double() / self.seen.clamp(min=1)
+
+
+class BalancedAccuracy(classification.MulticlassConfusionMatrix):
+    """The recall of each class that occurs in the truth, and of these the mean."""
+
+    def compute(self) -> Tensor:
+        matrix = self.confmat.double()
+        return (matrix.diag() / matrix.sum(1)).nanmean()
+
+
+class MulticlassAUROC(classification.MulticlassAUROC):
+    """Of each class against the rest, where both occur, and of these the mean."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        truths = torch.cat(list(self.target))
+        share = torch.bincount(truths, minlength=self.num_classes) / len(truths)
+        return super().compute()[(share > 0) & (share < 1)].mean()
+
+
+class MultilabelAUROC(classification.MultilabelAUROC):
+    """Of each label, where it is there of some and not of others, and of these the mean."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        share = torch.cat(list(self.target)).double().mean(0)
+        return super().compute()[(share > 0) & (share < 1)].mean()
+
+
+class TokenEntropy(torchmetrics.Metric):
+    """Cross entropy of what comes next, in nats, with what it is to be divided by: tokens, or characters."""
+
+    nats: Tensor
+    size: Tensor
+
+    def __init__(self, result: Callable[[Tensor], Tensor], lengths: Tensor | None = None) -> None:
+        super().__init__()
+        self._result, self._lengths = result, lengths
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("size", torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, outputs: Tensor, truths: Tensor) -> None:
+        self.nats += F.cross_entropy(outputs.float(), truths, reduction="none").double().sum()
+        self.size += len(truths) if self._lengths is None else self._lengths.to(truths.device)[truths].sum()
+
+    def compute(self) -> Tensor:
+        return self._result(self.nats / self.size.clamp(min=1))
+
+
+def accuracy(judged: Judged) -> Gauge:
+    return Gauge(Share(), judged._decisions)
+
+
+def balanced_accuracy(judged: Judged) -> Gauge:
+    return Gauge(BalancedAccuracy(judged.count, validate_args=False), judged._decisions)
+
+
+def top5_accuracy(judged: Judged) -> Gauge:
+    def among(outputs: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
+        found = (outputs.topk(min(5, judged.count), 1).indices == truths.unsqueeze(1)).any(1)
+        return found, torch.ones_like(found)
+
+    return Gauge(Share(), among)
+
+
+def exact_match(judged: Judged) -> Gauge:
+    def all_right(outputs: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
+        decided, true = judged._decisions(outputs, truths)
+        found = (decided == true).all(1)
+        return found, torch.ones_like(found)
+
+    return Gauge(Share(), all_right)
+
+
+def precision(judged: Judged) -> Gauge:
+    return judged.decided("Precision", average="macro")
+
+
+def recall(judged: Judged) -> Gauge:
+    return judged.decided("Recall", average="macro")
+
+
+def specificity(judged: Judged) -> Gauge:
+    return judged.decided("Specificity", average="macro")
+
+
+def f1(judged: Judged) -> Gauge:
+    return judged.decided("F1Score", average="macro")
+
+
+def iou(judged: Judged) -> Gauge:
+    return judged.decided("JaccardIndex", average="macro")
+
+
+def matthews(judged: Judged) -> Gauge:
+    return judged.decided("MatthewsCorrCoef")
+
+
+def auroc(judged: Judged) -> Gauge:
+    made = MulticlassAUROC if judged.scale == "classes" else MultilabelAUROC
+    return Gauge(made(judged.count), judged._probabilities)
+
+
+def average_precision(judged: Judged) -> Gauge:
+    return judged.graded("AveragePrecision", average="macro")
+
+
+def calibration_error(judged: Judged) -> Gauge:
+    return judged.graded("CalibrationError", n_bins=15)
+
+
+def mse(judged: Judged) -> Gauge:
+    return _of_numbers(regression.MeanSquaredError())
+
+
+def rmse(judged: Judged) -> Gauge:
+    return _of_numbers(MeanOverNumbers(judged.count))
+
+
+class MeanOverNumbers(regression.MeanSquaredError):
+    """The root of the mean squared error of each number, and of these the mean."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(squared=False, num_outputs=count)
+
+    def compute(self) -> Tensor:
+        return super().compute().mean()
+
+
+def mae(judged: Judged) -> Gauge:
+    return _of_numbers(regression.MeanAbsoluteError())
+
+
+def r2(judged: Judged) -> Gauge:
+    return _of_numbers(regression.R2Score(multioutput="uniform_average"))
+
+
+def _of_numbers(metric: torchmetrics.Metric) -> Gauge:
+    """In double precision: sums of squares of large numbers that hardly differ need it."""
+    metric.set_dtype(torch.float64)
+    return Gauge(metric, lambda outputs, truths: (outputs.double().contiguous(), truths.double().contiguous()))
+
+
+def perplexity(judged: Judged) -> Gauge:
+    return Gauge(TokenEntropy(torch.exp))
+
+
+def bits_per_token(judged: Judged) -> Gauge:
+    return Gauge(TokenEntropy(_bits))
+
+
+def bits_per_character(judged: Judged) -> Gauge:
+    return Gauge(TokenEntropy(_bits, judged.lengths))
+
+
+def _bits(nats: Tensor) -> Tensor:
+    return nats / math.log(2)
