@@ -46,7 +46,13 @@ def test_every_verb_is_a_command() -> None:
     assert sorted(VERBS) == sorted(scaledl.commands.__all__)
 
 
-NESTED = {"config": ["config", "show"], "data": ["data", "inspect"], "launch": ["launch", "slurm"]}
+NESTED = {
+    "config": ["config", "show"],
+    "find": ["find", "lr"],
+    "generate": ["generate", "run", "--prompt", "x"],
+    "data": ["data", "inspect"],
+    "launch": ["launch", "slurm"],
+}
 
 
 @pytest.mark.parametrize("verb", [[verb] for verb in VERBS if verb not in NESTED] + list(NESTED.values()))
