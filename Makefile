@@ -35,13 +35,13 @@ demo: $(DEMO)
 	$(MEAN_THIS_CLONE)
 	@$(BIN)/scaledl chain configs/digits.yaml --id demo
 
-# What starts processes and watches clocks runs alone; all else beside each other. Both run, whatever the first says.
+# Tests that watch clocks and processes run alone, all others beside each other; both, whatever the first says.
 test: $(DEV)
 	$(MEAN_THIS_CLONE)
 ifeq ($(strip $(PYTEST_ARGS)),)
 	@status=0; \
-	$(BIN)/python -m pytest -m unit --numprocesses=auto --dist=worksteal || status=$$?; \
-	$(BIN)/python -m pytest -m 'not unit' --durations=25 || status=$$?; \
+	$(BIN)/python -m pytest -m 'not integration' --numprocesses=auto --dist=worksteal || status=$$?; \
+	$(BIN)/python -m pytest -m integration --durations=25 || status=$$?; \
 	exit $$status
 else
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

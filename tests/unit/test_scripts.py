@@ -241,8 +241,8 @@ def test_all_tests_run_in_two_parts_and_one_that_fails_hides_nothing(venv: Path)
     done = raw_make("test", f"VENV={venv}")
     assert done.returncode != 0
     assert [line.partition(" --")[0] for line in done.stdout.splitlines()] == [
-        "python -m pytest -m unit",
-        "python -m pytest -m not unit",
+        "python -m pytest -m not integration",
+        "python -m pytest -m integration",
     ]
 
 

@@ -1,0 +1,219 @@
+"""Every family with every task that goes with it: a training that learns, a save that loses no bit, pruning, int8, and
+a file that is verified. The table is made from what families accept and what tasks want, so what is added is in it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scaledl.compress.prune import prune_model
+from scaledl.config import Config, replace
+from scaledl.config.registry import TASKS
+from scaledl.config.schema import PruneConfig
+from scaledl.data import Arrays, DataModule, DataSpec
+from scaledl.data.arrays import statistics
+from scaledl.data.datamodule import in_shape_of
+from scaledl.errors import UsageError
+from scaledl.evaluate import evaluate_split
+from scaledl.export import export_and_verify, export_torchscript
+from scaledl.export.reference import outputs_of
+from scaledl.models.accepts import ACCEPTS
+from scaledl.models.quantized import calibrating, convert, is_quantized, prepare_ptq
+from scaledl.models.structure import Model, load_model, save_model
+from scaledl.run import Run
+from scaledl.runtime import load
+from scaledl.tasks.model import model_for
+from scaledl.train import fit
+
+pytestmark = pytest.mark.numerics
+
+CODER = {"channels": [8], "hidden": [32], "latent": 8}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [32]},
+    "resnet": {"depth": 8, "width": 8},
+    "cnn": {"channels": [16, 16], "hidden": [16]},
+    "vit": {"width": 32, "layers": 2, "heads": 4, "patch_size": 2},
+    "unet": {"width": 8, "depth": 2},
+    "autoencoder": CODER,
+    "vae": CODER,
+    "rnn": {"hidden": 32},
+    "lstm": {"hidden": 32},
+    "gru": {"hidden": 32},
+    "transformer": {"width": 32, "layers": 2, "heads": 4},
+    "gpt": {"width": 32, "layers": 2, "heads": 4},
+}
+SAMPLES, STEPS, SIDE, VOCABULARY, CLASSES = 80, 12, 8, 12, 3
+SAMPLE_OF = {"image": (SIDE, SIDE, 1), "table": (6,), "series": (2, STEPS), "text": (STEPS,)}
+
+
+def inputs_of(kind: str) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (SAMPLES, *SAMPLE_OF[kind])
+    if kind == "image":
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    if kind == "text":
+        return torch.randint(1, VOCABULARY, shape, generator=generator, dtype=torch.int32)
+    return torch.randn(shape, generator=generator)
+
+
+def labels_of(target: str, inputs: Tensor, kind: str) -> Tensor:
+    """What can be seen in the inputs: by their mean, or step by step."""
+    level = inputs.float() / (255 if kind == "image" else VOCABULARY if kind == "text" else 1)
+    mean = level.flatten(1).mean(1)
+    if target == "class":
+        return torch.bucketize(mean, torch.quantile(mean, torch.tensor([1 / 3, 2 / 3])))
+    if target == "classes":
+        return torch.stack([mean > mean.median(), mean < torch.quantile(mean, 0.3)], dim=1).float()
+    if target == "numbers":
+        return torch.stack([3 + mean, 10 * mean], dim=1)
+    if target == "tags":
+        steps = level[:, 0].contiguous() if kind == "series" else level
+        return torch.bucketize(steps, torch.quantile(steps, torch.tensor([1 / 3, 2 / 3])))
+    if target == "mask":
+        return (level[..., 0] > 0.5).long()
+    return torch.zeros(len(inputs), dtype=torch.int64)
+
+
+def data_of(kind: str, target: str) -> DataModule:
+    inputs = inputs_of(kind)
+    labels = labels_of(target, inputs, kind)
+    ids = torch.arange(SAMPLES)
+    split = Arrays(inputs, labels, ids)
+    names = {"class": CLASSES, "tags": CLASSES, "mask": 2, "classes": 2, "numbers": 2}.get(target, 1)
+    more: dict[str, Any] = {"kind": kind, "target": target}
+    if kind == "text":
+        more["vocabulary"] = VOCABULARY
+        more["tokenizer"] = TOKENIZER
+    if target == "numbers":
+        more |= {"target_mean": tuple(labels.mean(0).tolist()), "target_std": tuple(labels.std(0).tolist())}
+    scale: tuple[Any, Any] = ((), ()) if kind == "text" else statistics(inputs)
+    spec = DataSpec("made-up", in_shape_of(inputs), tuple(map(str, range(names))), *scale, "0" * 64, **more)
+    return DataModule(spec, split, split, split)  # to be learned by heart, so there is nothing to keep apart
+
+
+def _tokenizer() -> str:
+    from tokenizers import Tokenizer, models
+
+    return str(Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, "w1")).to_str())
+
+
+TOKENIZER = _tokenizer()
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    """Family, kind of inputs, task."""
+    for family, kinds in ACCEPTS.items():
+        for kind, forms in kinds.items():
+            for task in TASKS.names():
+                if fits(kind, task, forms):
+                    yield family, kind, task
+
+
+def fits(kind: str, task: str, forms: tuple[str, ...]) -> bool:
+    try:
+        return form_of(task, kind) in forms
+    except UsageError:
+        return False
+
+
+def target_for(task: str, kind: str) -> str:
+    targets = TASKS.resolve(task).targets
+    return next(target for target in ("class", "classes", "numbers", "tags", "mask", "none") if target in targets)
+
+
+def form_of(task: str, kind: str) -> str:
+    section = replace(Config(), {"task": {"name": task}}).task
+    return TASKS.resolve(task).outputs(data_of(kind, target_for(task, kind)).spec, section).form
+
+
+CASES = sorted(cases(), key=lambda case: (case[0], zlib.crc32(repr(case).encode())))
+ALWAYS = set({(family, form_of(task, kind)): (family, kind, task) for family, kind, task in CASES}.values())
+PARAMETERS = [
+    pytest.param(*case, id="-".join(case), marks=[] if case in ALWAYS else pytest.mark.exhaustive) for case in CASES
+]
+VERIFIED = set(
+    {case[0]: case for case in CASES if case in ALWAYS}.values()
+)  # in a process of its own: one of each family
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config_of(family: str, task: str) -> Config:
+    changes = {
+        "model": {
+            "family": family,
+            **SECTIONS[family],
+            **({"tied": False} if (family, task) == ("gpt", "tagging") else {}),
+        },
+        "task": {"name": task},
+        "data.batch_size": 20,
+        "optimizer": {"lr": 0.01, "weight_decay": 0.0},
+        "scheduler": {"name": "constant"},
+        "trainer.epochs": 12,
+        "trainer.precision": "fp32",
+        "trainer.num_threads": 1,
+    }
+    return replace(Config(), changes)
+
+
+def loss_of(model: Model, data: DataModule, config: Config) -> float:
+    with torch.no_grad():
+        return evaluate_split(model.module.eval(), data, config, "test").loss
+
+
+@pytest.mark.parametrize(("family", "kind", "task"), PARAMETERS)
+def test_it_learns_is_saved_pruned_made_int8_and_verified(family: str, kind: str, task: str, tmp_path: Path) -> None:
+    data, config = data_of(kind, target_for(task, kind)), config_of(family, task)
+    model = model_for(config, data.spec)
+    before = loss_of(model, data, config)
+    run = Run.create(tmp_path, "contract", config=config)
+    run.begin()
+    trained = fit(config, run, data, model).model
+    assert loss_of(trained, data, config) < 0.9 * before, "it learns"
+    example = data.spec.inputs.example(5)
+    trained.module.requires_grad_(False)
+    expected = trained.module(example)
+    save_model(trained, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert torch.equal(again.module(example), expected), "a save loses no bit"
+    small = prune_model(again, PruneConfig(ratio=0.25, round_to=4), iter(()))
+    assert size(small) < size(again), "pruning makes it smaller"
+    export_checked(small, data, config, tmp_path / "small.ts", verified=False)
+    prepared = prepare_ptq(again, "x86")
+    with calibrating(prepared.module), torch.no_grad():
+        for batch in data.eval_loader("train", 40):
+            prepared.module(batch.x)
+    export_checked(prepared, data, config, tmp_path / "int8.ts", verified=(family, kind, task) in VERIFIED)
+
+
+def size(model: Model) -> int:
+    return sum(parameter.numel() for parameter in model.module.parameters())
+
+
+def export_checked(model: Model, data: DataModule, config: Config, path: Path, *, verified: bool) -> None:
+    """Verified in a process of its own for one case of each family, and else held against the model here."""
+
+    source = {"name": "contract", "id": "1", "sha256": "0"}
+    if verified:
+        _, verification = export_and_verify(model, data, path, config=config.export, source=source, task=config.task)
+        assert verification.ok, verification.failures
+        return
+    export_torchscript(model, data, path, config=config.export, source=source, task=config.task)
+    module = convert(model) if is_quantized(model.structure) else model.module.eval()
+    predictor = load(path)
+    some = data.test.inputs[:6]
+    assert torch.allclose(
+        predictor.forward(predictor.spec.normalize(some)), outputs_of(module, some, predictor.spec), atol=1e-4
+    )
