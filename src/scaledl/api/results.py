@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Split = Literal["val", "test"]
 
 # Keys of the data section that decide how samples are read, not which.
-_SAME_DATA = ("data.batch_size", "data.eval_batch_size", "data.augment.", "data.download")
+_SAME_DATA = ("data.batch_size", "data.eval_batch_size", "data.sampling", "data.augment.", "data.download")
 
 
 @contextmanager

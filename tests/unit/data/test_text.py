@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_the_tokenizer_knows_the_training_split_alone(folder: Path) -> None:
     assert {word for word in vocabulary if word.startswith("number")} <= words["train"]
     assert (data.test.inputs == 1).any(), "numbers that only the test split has are unknown"
     assert not (data.train.inputs == 1).any()
+
+
+def test_texts_behind_a_url_are_the_same(folder: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files, name = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    files.put(str(folder), name, recursive=True)
+    keys = {"source": "prepared", "root": f"memory:/{name}", "stream": {"cache": str(folder.parent / "cache")}}
+    data = build_data(DataConfig.model_validate(keys), seed=0)
+    files.rm(name, recursive=True)
+    assert data.spec.fingerprint == load(folder).spec.fingerprint
 
 
 def test_texts_are_cut_at_their_length(folder: Path) -> None:
