@@ -22,10 +22,20 @@ from scaledl.bench import (
     summarize,
     to_table,
 )
-from scaledl.config.schema import Config, DataConfig, ExportConfig, MLPConfig, ResNetConfig
+from scaledl.config.schema import (
+    Config,
+    DataConfig,
+    ExportConfig,
+    GRUConfig,
+    LSTMConfig,
+    MLPConfig,
+    ResNetConfig,
+    RNNConfig,
+)
 from scaledl.data import build_data
 from scaledl.errors import UsageError
 from scaledl.export import export_torchscript
+from scaledl.models.attention import SelfAttention
 from scaledl.models.quantized import calibrating, convert, prepare_ptq
 from scaledl.models.structure import new_model, save_model
 from scaledl.run import Run
@@ -139,6 +149,10 @@ def test_too_little_to_measure(wrong: dict[str, Any]) -> None:
         (nn.ConvTranspose2d(2, 6, 2, stride=2), (2, 5, 5), 5 * 5 * 2 * 6 * 4),
         (nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU(), nn.Linear(3, 2)), (3, 2, 2), 36 + 6),
         (nn.ReLU(), (3,), 0),
+        (nn.RNN(3, 5, batch_first=True), (7, 3), 7 * 5 * (3 + 5)),
+        (nn.LSTM(3, 5, 2, batch_first=True), (7, 3), 7 * 4 * 5 * (3 + 5 + 5 + 5)),
+        (nn.GRU(3, 5, bidirectional=True, batch_first=True), (7, 3), 7 * 2 * 3 * 5 * (3 + 5)),
+        (SelfAttention(8, 2), (6, 8), 6 * 4 * 8 * 8 + 2 * 6 * 6 * 8),
     ],
 )
 def test_macs_by_hand(module: nn.Module, in_shape: tuple[int, ...], macs: int) -> None:
@@ -179,6 +193,18 @@ def test_quantized_forms_have_the_macs_of_the_float_model() -> None:
     assert expected == 64 * 9 * 4 * (1 + 8) + 16 * (9 * 8 * 12 + 8 * 4) + 4 * (9 * 16 * 24 + 16 * 8) + 160
     assert count_macs(prepared.module, torch.zeros(1, 1, 8, 8)) == expected
     assert count_macs(convert(prepared), torch.zeros(1, 1, 8, 8)) == expected
+
+
+@pytest.mark.parametrize(("family", "gates"), [(RNNConfig, 1), (LSTMConfig, 4), (GRUConfig, 3)])
+def test_recurrent_layers_in_int8_have_the_macs_of_the_float_model(family: Any, gates: int) -> None:
+    name = family.__name__.removesuffix("Config").lower()
+    model = new_model(family(family=name, hidden=5, bidirectional=True), (3, 7), 2, 0)
+    x = torch.zeros(1, 3, 7)
+    prepared = prepare_ptq(model, "x86")
+    with calibrating(prepared.module), torch.no_grad():
+        prepared.module(torch.randn(8, 3, 7))
+    expected = 7 * 2 * gates * 5 * (3 + 5) + 10 * 2
+    assert [count_macs(each, x) for each in (model.module, prepared.module, convert(prepared))] == [expected] * 3
 
 
 def test_rows_hold_the_ratio_to_the_first() -> None:

@@ -57,7 +57,7 @@ NESTED = {
 
 @pytest.mark.parametrize("verb", [[verb] for verb in VERBS if verb not in NESTED] + list(NESTED.values()))
 def test_every_verb_takes_json_and_quiet(verb: list[str]) -> None:
-    needed = {"verify": ["FILE"], "bench": ["A"]}.get(verb[0], [])
+    needed = {"verify": ["FILE"], "bench": ["A"], "generate": ["--prompt", "A"]}.get(verb[0], [])
     args = parse([*verb, *needed, "--json", "--quiet"])
     assert args.json
     assert args.quiet

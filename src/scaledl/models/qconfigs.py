@@ -11,6 +11,7 @@ from scaledl.errors import UsageError
 REDUCE_RANGE: dict[str, bool] = {"x86": True, "onednn": False}  # x86: 0..127, else int16 sums saturate without VNNI
 STATIC: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WRONG_IN_INT8: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+FUSED: tuple[type[nn.Module], ...] = (nn.ReLU, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # into those before
 DYNAMIC: tuple[type[nn.Module], ...] = (nn.LSTM, nn.GRU)
 
 
@@ -51,7 +52,7 @@ def qconfig_mapping(module: nn.Module, mode: str, engine: str) -> tq.QConfigMapp
     kinds = {type(layer) for layer in module.modules()}
     if any(issubclass(kind, nn.LayerNorm | nn.RNNBase) for kind in kinds):
         mapping = tq.QConfigMapping().set_global(None)
-        for kind in STATIC:
+        for kind in (*STATIC, *FUSED):
             mapping.set_object_type(kind, static)
         for kind in DYNAMIC:
             mapping.set_object_type(kind, tq.default_dynamic_qconfig)

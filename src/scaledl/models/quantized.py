@@ -131,14 +131,26 @@ def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -
     example = (inputs.example(1),)
     try:
         with _engine(engine), _quietly():
-            return quantize_fx.prepare_qat_fx(
+            prepared = quantize_fx.prepare_qat_fx(
                 module.train(), mapping, example, leaves(module), backend_config=backend_config()
             )
+            return _tied(prepared, module)
     except (torch.fx.proxy.TraceError, NotImplementedError, TypeError) as error:
         raise UsageError(
             f"{type(module).__name__} cannot be quantized, because its forward cannot be traced: {error}. "
             "Avoid control flow that depends on tensor values."
         ) from None
+
+
+def _tied(prepared: nn.Module, module: nn.Module) -> nn.Module:
+    """Parameters that are one in `module` are made one again; preparing gives every layer its own."""
+    first: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        same = first.setdefault(id(parameter), name)
+        if same != name:
+            owner, _, key = name.rpartition(".")
+            setattr(prepared.get_submodule(owner), key, prepared.get_parameter(same))
+    return prepared
 
 
 @torch.no_grad()

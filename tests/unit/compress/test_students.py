@@ -8,7 +8,16 @@ import pytest
 
 from scaledl.compress.distill import choose_student
 from scaledl.compress.students import structure_macs
-from scaledl.config.schema import DistillConfig, MLPConfig, ResNetConfig
+from scaledl.config.schema import (
+    DistillConfig,
+    GPTConfig,
+    GRUConfig,
+    LSTMConfig,
+    MLPConfig,
+    ResNetConfig,
+    RNNConfig,
+    TransformerConfig,
+)
 from scaledl.errors import UsageError
 from scaledl.models.structure import Structure
 from scaledl.runtime.signature import Inputs, Outputs
@@ -42,6 +51,29 @@ def test_the_default_is_of_the_family_at_about_a_quarter(config: Any) -> None:
     assert chosen.section.family == config.family
     assert 0.18 <= chosen.ratio <= 0.32
     assert chosen.ratio == chosen.macs / structure_macs(structure)
+
+
+TEXT, SERIES = Inputs("text", (32,), vocabulary=50), Inputs("series", (3, 40))
+SEQUENCE: list[tuple[Any, Inputs, Outputs]] = [
+    (RNNConfig(family="rnn", nonlinearity="relu"), SERIES, Outputs(4)),
+    (LSTMConfig(family="lstm", layers=2, bidirectional=True, pooling="max"), TEXT, Outputs(4)),
+    (GRUConfig(family="gru", hidden=64, embedding=32, dense=32), TEXT, Outputs(4, "steps")),
+    (TransformerConfig(family="transformer", width=64, norm="post"), TEXT, Outputs(4)),
+    (TransformerConfig(family="transformer", width=64, heads=8, layers=1, feedforward=64, patch=4), SERIES, Outputs(4)),
+    (GPTConfig(family="gpt", width=64, layers=6, tied=False), TEXT, Outputs(50, "steps")),
+]
+
+
+@pytest.mark.parametrize(("config", "inputs", "outputs"), SEQUENCE, ids=lambda value: getattr(value, "family", ""))
+def test_the_default_for_texts_and_series(config: Any, inputs: Inputs, outputs: Outputs) -> None:
+    structure = Structure(config.family, config.model_dump(mode="json"), inputs, outputs)
+    chosen = student(structure)
+    assert 0.18 <= chosen.ratio <= 0.32
+    assert chosen.ratio == chosen.macs / structure_macs(structure)
+    sizes = {"layers", "hidden", "embedding", "dense", "heads", "width", "feedforward"}
+    assert chosen.section.model_dump(exclude=sizes) == config.model_dump(exclude=sizes)
+    if "heads" in type(config).model_fields:
+        assert chosen.section.width // chosen.section.heads == config.width // config.heads
 
 
 def test_the_default_prefers_fewer_layers() -> None:

@@ -238,3 +238,27 @@ def test_sections_check_themselves_when_made_in_code() -> None:
         Config(trainer=TrainerConfig(accumulate=4000))
     with pytest.raises(ValidationError, match="frozen"):
         PTQConfig().samples = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["model.family=gpt", "model.heads=3"],
+            "model.heads (command line): got 3; allowed: a divisor of model.width, which is 128",
+        ),
+        (
+            ["model.family=lstm", "compress.stages=[{method: prune}, {method: qat}]"],
+            "compress.stages.1.method (command line): got qat; allowed: ptq for lstm",
+        ),
+    ],
+)
+def test_what_a_family_cannot_do_is_said_before_anything_starts(overrides: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, overrides)
+    assert problem in str(error.value)
+
+
+def test_a_student_of_another_family_may_be_trained_for_int8() -> None:
+    student = "{method: distill, student: {family: transformer}}"
+    load_config(None, ["model.family=gru", f"compress.stages=[{student}, {{method: qat}}]"])

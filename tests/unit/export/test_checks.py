@@ -104,6 +104,27 @@ def test_batches(size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "kernel", ["aten::quantized_lstm", "aten::quantized_gru", "quantized::quantized_rnn_tanh_cell_dynamic"]
+)
+def test_rows_may_depend_on_their_batch_where_ranges_do(kernel: str) -> None:
+    report = {"kernels": {"int8": {kernel: 1, "quantized::linear": 1}, "float": {}}}
+    near, far = SINGLES + 0.02, SINGLES + 0.5
+    check = checks.check_batches(observation(report=report, batch_3=near[:3]), True)
+    assert check.ok
+    assert "ranges are those of a batch; against single inputs SQNR 36 dB" in check.detail
+    assert not checks.check_batches(observation(report=report, batch_3=far[:3]), True).ok
+    assert not checks.check_batches(observation(batch_3=near[:3]), True).ok
+
+
+def test_products_of_activations_are_told_and_no_fault() -> None:
+    products = {"aten::scaled_dot_product_attention": 2}
+    kernels = {"int8": {"quantized::linear": 7}, "float": {}, "products": products}
+    check = checks.check_kernels({"kernels": kernels}, True)
+    assert check.ok
+    assert check.detail.endswith("products of activations, always float: 2 aten::scaled_dot_product_attention")
+
+
+@pytest.mark.parametrize(
     ("int8_kernels", "float_kernels", "int8", "ok"),
     [
         ({"quantized::conv2d": 3}, {}, True, True),
@@ -113,6 +134,9 @@ def test_batches(size: int) -> None:
         ({"quantized::conv2d": 3}, {"aten::linear": 1}, True, False),
         ({}, {"aten::conv2d": 3}, False, True),
         ({"quantized::linear": 1}, {"aten::conv2d": 3}, False, False),
+        ({"aten::quantized_lstm": 1, "quantized::linear": 1}, {}, True, True),
+        ({"quantized::linear": 1}, {"aten::lstm": 1}, True, False),
+        ({"quantized::linear": 1}, {"aten::rnn_tanh": 1}, True, False),
     ],
 )
 def test_kernels(int8_kernels: dict[str, int], float_kernels: dict[str, int], int8: bool, ok: bool) -> None:
