@@ -410,6 +410,8 @@ LISTED = {
     "sources": Listed("data.source", SOURCES),
     "models": Listed("model.family", FAMILIES),
     "tasks": Listed("task.name", TASKS),
+    "losses": Listed("task.loss", LOSSES),
+    "metrics": Listed("task.metrics", METRICS),
     "activations": Listed("model.activation", ACTIVATIONS),
     "initialisations": Listed("model.init", INITS),
     "optimizers": Listed("optimizer.name", OPTIMIZERS),
