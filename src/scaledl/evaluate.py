@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.errors import UsageError
 from scaledl.tasks.judge import Judge, Split
 from scaledl.tasks.meter import Meter
+from scaledl.tasks.metrics import Gathered, Gauge
 
 MOST_CLASSES = 4096  # of which there is a confusion matrix
 
@@ -28,12 +30,15 @@ class Evaluation:
         metrics: every figure by its name, the loss among them (mean over samples; NaN or infinite where outputs are).
         count: samples.
         confusion: int64 [C, C], rows true classes, columns predicted ones; None where outputs are no classes.
+        errors: of inputs that were put together again, float64 [N], mean squared error of each sample in the loader's
+            order: its anomaly score. None of other outputs.
     """
 
     headline: str
     metrics: dict[str, float]
     count: int
     confusion: Tensor | None = None
+    errors: Tensor | None = None
 
     @property
     def score(self) -> float:
@@ -48,6 +53,19 @@ class Evaluation:
     def accuracy(self) -> float:
         """Of a task that has one: share that is right, 0..1."""
         return self.metrics["accuracy"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: figures by name; of errors what a share of the samples is below."""
+        matrix = {} if self.confusion is None else {"confusion": self.confusion.tolist()}
+        below = {} if self.errors is None else {"errors": error_quantiles(self.errors)}
+        return {"metric": self.headline, **self.metrics, "count": self.count, **matrix, **below}
+
+
+def error_quantiles(errors: Tensor) -> dict[str, float]:
+    """What half, 95 %, 99 % and all of the samples are below: where to draw a line for anomalies."""
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    found: list[float] = torch.quantile(errors.double(), torch.tensor([*shares.values()], dtype=torch.float64)).tolist()
+    return dict(zip(shares, found, strict=True))
 
 
 class _Asked(nn.Module):
@@ -73,9 +91,17 @@ def judge(predict: Callable[[Tensor], Tensor], config: TaskConfig, spec: DataSpe
     shape = task.outputs(spec, config).shape(spec.inputs)
     made = task(_Asked(predict, shape), config, spec).eval()
     made.seed = seed
-    if config.traits.scale == "classes" and made.num_outputs <= MOST_CLASSES:
-        made.meter = Meter({**made.gauges(), "confusion": made.judging().decided("ConfusionMatrix")})
+    made.meter = Meter({**made.gauges(), **_beside(made)})
     return made
+
+
+def _beside(judge: Judge) -> dict[str, Gauge]:
+    """What an evaluation gives besides single figures."""
+    if judge.config.traits.scale == "classes" and judge.num_outputs <= MOST_CLASSES:
+        return {"confusion": judge.judging().decided("ConfusionMatrix")}
+    if judge.config.name == "reconstruction":
+        return {"errors": Gauge(Gathered(), about="errors")}
+    return {}
 
 
 def evaluate(task: Judge, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Evaluation:
@@ -94,11 +120,11 @@ def evaluate(task: Judge, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Ev
     if not count:
         raise UsageError("nothing to evaluate: the split has no samples")
     found = task.evaluated()
-    confusion = found.pop("confusion", None)
-    return Evaluation(task.config.headline, {name: float(value) for name, value in found.items()}, count, confusion)
+    beside = {name: found.pop(name) for name in ("confusion", "errors") if name in found}
+    return Evaluation(task.config.headline, {name: float(value) for name, value in found.items()}, count, **beside)
 
 
 def evaluate_split(predict: Callable[[Tensor], Tensor], data: DataModule, config: Config, split: Split) -> Evaluation:
     """Evaluate `predict`, which maps normalised inputs to outputs, as the config's task does. Raises as `evaluate`."""
     made = judge(predict, config.task, data.spec, config.run.seed)
-    return evaluate(made, made.eval_loader(data, split, config.data.eval_batch_size))
+    return evaluate(made, made.eval_loader(data, split, config.data.eval_batch_size, config.data.augment))

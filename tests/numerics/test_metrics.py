@@ -137,17 +137,15 @@ def test_specificity_and_calibration_by_their_definitions() -> None:
 def test_entropy_of_tokens_in_three_units() -> None:
     logits, truths = torch.randn(N, K, generator=generator()), torch.randint(0, K, (N,), generator=generator())
     nats = -logits.double().log_softmax(1)[torch.arange(N), truths]
-    lengths = torch.tensor([1.0, 2, 3, 4, 5], dtype=torch.float64)
-    judged = Judged("tokens", K, lengths=lengths)
+    lengths = torch.tensor([1.0, 2, 3, 4, 5], dtype=torch.float64)[truths]
     names = ("perplexity", "bits_per_token", "bits_per_character")
-    meter = Meter({name: gauge(name, judged) for name in names})
+    meter = Meter({name: gauge(name, Judged("tokens", K)) for name in names})
     for rows in torch.arange(N).split(60):
-        meter.update({"outputs": (logits[rows], truths[rows])})
+        meter.update({"tokens": (nats[rows], torch.ones(len(rows))), "characters": (nats[rows], lengths[rows])})
     found = {name: float(value) for name, value in meter.results(Ranks()).items()}
     assert found["perplexity"] == pytest.approx(float(nats.mean().exp()))
     assert found["bits_per_token"] == pytest.approx(float(nats.mean()) / math.log(2))
-    characters = float(lengths[truths].sum())
-    assert found["bits_per_character"] == pytest.approx(float(nats.sum()) / math.log(2) / characters)
+    assert found["bits_per_character"] == pytest.approx(float(nats.sum()) / math.log(2) / float(lengths.sum()))
 
 
 def test_names_scales_and_figures_belong_together() -> None:

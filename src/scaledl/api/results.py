@@ -112,14 +112,8 @@ def evaluate_split(predict: Any, data: DataModule, config: Config, split: Split)
 
 
 def write_evaluation(path: Path, evaluation: Evaluation, data: DataModule) -> None:
-    """Write all figures, of classes with the confusion matrix (rows: true class), as JSON."""
-    confusion = evaluation.confusion
-    matrix = {} if confusion is None else {"confusion": confusion.tolist()}
-    labels = list(data.spec.labels)
-    atomic_json(
-        path,
-        {"metric": evaluation.headline, **evaluation.metrics, "count": evaluation.count, "labels": labels, **matrix},
-    )
+    """Write all figures as JSON, of classes with the confusion matrix (rows: true class)."""
+    atomic_json(path, {**evaluation.to_dict(), "labels": list(data.spec.labels)})
 
 
 def export_model(run: Run, model: Model, data: DataModule, path: Path) -> tuple[Artifact, Verification]:

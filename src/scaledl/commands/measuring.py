@@ -40,13 +40,16 @@ def evaluate(args: argparse.Namespace) -> None:
 
     name, result, data = api.evaluate(target, runs_folder(args.root), split=args.split, trust=args.trust)
     if args.json:
-        document = {"target": name, "split": args.split, "metric": result.headline, **result.metrics}
-        matrix = {} if result.confusion is None else {"confusion": result.confusion.tolist()}
-        return print_json({**document, "count": result.count, **matrix})
+        return print_json({"target": name, "split": args.split, **result.to_dict()})
     console = get_console()
     figures = {key: value for key, value in result.metrics.items() if key != "loss"}
     words = [f"{heading(key)} {written(key, value)}" for key, value in figures.items()]
     console.result(f"{name}: {args.split} {', '.join([*words, f'loss {result.loss:.4f}'])} ({result.count:,} samples)")
+    if result.errors is not None:
+        from scaledl.evaluate import error_quantiles
+
+        shown = ", ".join(f"{share} {value:.4g}" for share, value in error_quantiles(result.errors).items())
+        console.result(f"errors of single samples: {shown}")
     if result.confusion is None:
         return None
     per_class = result.confusion.diag().double() / result.confusion.sum(dim=1).clamp(min=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scaledl.config.figures import heading, written
-from scaledl.config.traits import headline_of
+from scaledl.config.traits import figures_of
 from scaledl.console import get_console
 from scaledl.run import Parent, Run
 
@@ -73,7 +73,7 @@ def run_row(run: Run) -> list[str]:
 
 def headline(run: Run) -> tuple[str, float | None]:
     """Name and value of what a run is judged by on the test split; no value before its end, or of a run without one."""
-    name = f"test_{headline_of(run.manifest.config.get('task', {}))}"
+    name = f"test_{figures_of(run.manifest.config.get('task', {}))[0]}"
     return name, run.manifest.metrics.get(name)
 
 

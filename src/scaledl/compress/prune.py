@@ -181,8 +181,9 @@ IMPORTANCES: dict[str, Callable[[], Callable[[Any], Tensor | None]]] = {
 
 
 def _batches(context: StageContext) -> Iterator[Batch]:
-    seed = context.config.run.seed
-    return iter(context.data.train_loader(context.config.data.batch_size, AugmentConfig(), seed))
+    task, config = _task_of(context, nn.Identity()), context.config.data
+    augment = config.augment if task.needs_augmentation else AugmentConfig()
+    return iter(task.train_loader(context.data, config.batch_size, augment))
 
 
 def _task_of(context: StageContext, module: nn.Module) -> Task:

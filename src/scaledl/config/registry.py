@@ -295,10 +295,48 @@ TASKS = Registry(
         "multilabel": Entry("scaledl.tasks.multilabel:MultilabelTask", "Any of several labels for each sample."),
         "regression": Entry("scaledl.tasks.regression:RegressionTask", "One or more numbers for each sample."),
         "tagging": Entry("scaledl.tasks.tagging:TaggingTask", "A class for each step of a text or series."),
+        "transcription": Entry(
+            "scaledl.tasks.transcription:TranscriptionTask",
+            "A row of labels for a longer row of steps, not aligned with it.",
+            "Graves et al. 2006",
+        ),
         "segmentation": Entry(
             "scaledl.tasks.segmentation:SegmentationTask",
             "A class for each pixel of an image.",
-            "Long, Shelhamer and Darrell 2015, arXiv:1411.4038",
+            "Long, Shelhamer and Darrell 2015",
+        ),
+        "language_modeling": Entry(
+            "scaledl.tasks.language_modeling:LanguageModelingTask",
+            "The next token of a text; needs no labels.",
+            "Bengio et al. 2003",
+        ),
+        "masked_language_modeling": Entry(
+            "scaledl.tasks.masked_language_modeling:MaskedLanguageModelingTask",
+            "Tokens that are hidden; needs no labels.",
+            "Devlin et al. 2019",
+        ),
+        "reconstruction": Entry(
+            "scaledl.tasks.reconstruction:ReconstructionTask",
+            "The input again, and how far off it is: anomaly scores.",
+            "Hinton and Salakhutdinov 2006",
+        ),
+        "masked_reconstruction": Entry(
+            "scaledl.tasks.masked_reconstruction:MaskedReconstructionTask",
+            "Parts of an input that are hidden; needs no labels.",
+            "He et al. 2022",
+        ),
+        "contrastive": Entry(
+            "scaledl.tasks.contrastive:ContrastiveTask",
+            "Vectors that are near for two views of a sample; needs no labels.",
+            "Chen et al. 2020",
+        ),
+        "semi_supervised": Entry(
+            "scaledl.tasks.semi_supervised:SemiSupervisedTask",
+            "Classification where most samples have no label: what the model is sure of stands for it.",
+            "Lee 2013; Sohn et al. 2020",
+        ),
+        "multi_task": Entry(
+            "scaledl.tasks.multi_task:MultiTask", "Several heads on one model, one for each thing.", "Caruana 1997"
         ),
     },
 )
@@ -312,6 +350,19 @@ LOSSES = Registry(
             "scaledl.tasks.losses:focal",
             "Cross entropy that leaves out what is right already; of one class of several, or of several labels.",
             "Lin et al. 2017, arXiv:1708.02002",
+        ),
+        "ctc": Entry(
+            "scaledl.tasks.ctc:ctc",
+            "Of a row of labels, over all ways to lay it along the steps.",
+            "Graves et al. 2006",
+        ),
+        "nt_xent": Entry(
+            "scaledl.tasks.pairs:nt_xent", "Cross entropy of who is whose other view.", "Chen et al. 2020"
+        ),
+        "triplet": Entry(
+            "scaledl.tasks.pairs:triplet",
+            "The nearest other sample has to be farther by a margin.",
+            "Hermans et al. 2017",
         ),
         "bce": Entry("scaledl.tasks.losses:bce", "Binary cross entropy of each label, or of each value in 0..1."),
         "mse": Entry("scaledl.tasks.losses:mse", "Mean squared error."),

@@ -118,7 +118,7 @@ def figure(outputs: Tensor, labels: Tensor, spec: OutputSpec) -> tuple[str, floa
     decided = spec.decide(outputs)
     if spec.kind == "numbers":
         return "rmse", float((spec.restore(outputs).double() - labels).square().mean().sqrt())
-    if decided is None or spec.kind == "tokens":
+    if decided is None or decided.shape != labels.shape or spec.kind in ("tokens", "transcript"):
         return None
     counted = labels != IGNORED
     return "accuracy", float((decided == labels)[counted].double().mean())
@@ -221,7 +221,7 @@ def check_source(observed: Observation, reference: Reference, spec: ArtifactSpec
 
 def _same(spec: OutputSpec) -> str:
     """What the agreement is about."""
-    words = {"tags": "of each step", "mask": "of each pixel"}
+    words = {"tags": "of each step", "transcript": "of each step", "mask": "of each pixel"}
     return {"classes": "same labels", "tokens": "same next token"}.get(
         spec.kind, f"same class {words.get(spec.kind, '')}".strip()
     )

@@ -12,11 +12,33 @@ from torch import Tensor
 
 from scaledl.runtime.signature import Form
 
-OutputKind = Literal["class", "classes", "numbers", "tags", "mask", "tokens", "input", "embedding", "mixed"]
+OutputKind = Literal[
+    "class",
+    "classes",
+    "numbers",
+    "tags",
+    "transcript",
+    "mask",
+    "tokens",
+    "input",
+    "intensities",
+    "embedding",
+    "mixed",
+]
 """class: a logit for each class. classes: for each label, of which any may be there. numbers: standardised numbers.
-tags, mask: a logit for each class, at each step or pixel. tokens: for each id of the vocabulary, at each step. input:
-the input again, normalised. embedding: a vector that only means something beside others. mixed: of several heads."""
-DECIDED = frozenset({"class", "tags", "mask", "tokens"})  # by the largest output
+tags, mask: a logit for each class, at each step or pixel. transcript: as tags, the last class is a blank. tokens: for
+each id of the vocabulary, at each step. input: the input again, normalised. intensities: a logit for each value of
+0..1. embedding: a vector that only means something beside others. mixed: of several heads, one behind the other."""
+DECIDED = frozenset({"class", "tags", "transcript", "mask", "tokens"})  # by the largest output
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several heads: `width` outputs, class (a logit for each), labels (likewise), or standardised numbers."""
+
+    name: str
+    kind: str
+    width: int
 
 
 @dataclass(frozen=True)
@@ -27,8 +49,9 @@ class OutputSpec:
         kind: what the outputs mean.
         form: how they lie, see `Outputs`.
         shape: of the outputs for one input.
-        mean, std: of numbers, by which they were standardised in training; else empty.
+        mean, std: of numbers, by which they were standardised in training (0 and 1 of what is no number); else empty.
         threshold: of labels, the probability from which one counts as there.
+        parts: of heads, in the order of their outputs; else empty.
     """
 
     kind: OutputKind
@@ -37,6 +60,7 @@ class OutputSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     threshold: float = 0.5
+    parts: tuple[Part, ...] = ()
 
     def restore(self, outputs: Tensor) -> Tensor:
         """Numbers [N, K] in the units of the data; other outputs as they are."""
@@ -63,6 +87,7 @@ class OutputSpec:
             "mean": list(self.mean),
             "std": list(self.std),
             "threshold": self.threshold,
+            **({"parts": [vars(part) for part in self.parts]} if self.parts else {}),
         }
 
     @classmethod
@@ -70,9 +95,11 @@ class OutputSpec:
         """The reverse of `to_dict`. Raises KeyError, TypeError or ValueError when it is damaged."""
         mean, std = (tuple(float(number) for number in value[key]) for key in ("mean", "std"))
         shape = tuple(int(size) for size in value["shape"])
-        made = cls(value["kind"], value["form"], shape, mean, std, float(value["threshold"]))
+        parts = tuple(Part(str(p["name"]), str(p["kind"]), int(p["width"])) for p in value.get("parts", ()))
+        made = cls(value["kind"], value["form"], shape, mean, std, float(value["threshold"]), parts)
         fits = made.kind in get_args(OutputKind) and made.form in get_args(Form) and shape and min(shape) >= 1
         scaled = (not mean and not std) or (len(mean) == len(std) == shape[0] and min(std) > 0)
-        if not fits or not scaled or not all(map(math.isfinite, mean + std)) or not 0 < made.threshold < 1:
+        whole = not parts or sum(part.width for part in parts) == shape[0]
+        if not fits or not scaled or not whole or not all(map(math.isfinite, mean + std)) or not 0 < made.threshold < 1:
             raise ValueError(f"output {dict(value)}")
         return made

@@ -28,10 +28,12 @@ class Judge(pl.LightningModule):
     Attributes:
         targets: the kinds of targets (`DataSpec.target`) that it can be learned from.
         kind: what the outputs mean.
+        needs_augmentation: whether nothing can be learned from samples as they are.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset()
     kind: ClassVar[OutputKind]
+    needs_augmentation: ClassVar[bool] = False
 
     @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
@@ -85,14 +87,26 @@ class Judge(pl.LightningModule):
     def check(self, batch: Batch) -> None:
         """Raises UsageError for targets that do not fit the outputs."""
 
+    def weight(self, batch: Batch) -> int:
+        """How many samples the loss of an evaluation is the mean over."""
+        return len(batch.ids)
+
+    @classmethod
+    def check_model(cls, module: nn.Module, spec: DataSpec, family: str) -> None:
+        """Raises UsageError for a model that cannot learn this, though its outputs have the right shape."""
+
     def train_loader(
         self, data: DataModule, batch_size: int, augment: AugmentConfig, **options: Any
     ) -> PositionedLoader:
         """What a training goes through; options as those of `DataModule.train_loader`."""
         return data.train_loader(batch_size, augment, self.seed, **options)
 
-    def eval_loader(self, data: DataModule, split: Split, batch_size: int, **options: Any) -> PositionedLoader:
-        """What an evaluation goes through; options as those of `DataModule.eval_loader`."""
+    def eval_loader(
+        self, data: DataModule, split: Split, batch_size: int, augment: AugmentConfig, **options: Any
+    ) -> PositionedLoader:
+        """What an evaluation goes through; options as those of `DataModule.eval_loader`. `augment` is the training's,
+        for a task that needs several views of a sample."""
+        del augment
         return data.eval_loader(split, batch_size, **options)
 
     def on_validation_epoch_start(self) -> None:
@@ -100,8 +114,9 @@ class Judge(pl.LightningModule):
         self.meter.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        result, count = self.step(batch), len(batch.ids)
-        if count:  # 0 for a row that only keeps the ranks in step
+        result = self.step(batch)
+        if len(batch.ids):  # none for a row that only keeps the ranks in step
+            count = self.weight(batch)
             self._loss_sum = self._loss_sum + result["loss"].detach().double() * count
             self._count += count
             self.meter.update(self.judged(result, batch))
@@ -110,4 +125,4 @@ class Judge(pl.LightningModule):
         """Loss and figures of all batches since the validation began, over all ranks, which call this together."""
         sums = torch.tensor([float(self._loss_sum), self._count], dtype=torch.float64)
         total, count = self.ranks.sum_(sums)
-        return {"loss": total / count, **self.meter.results(self.ranks)}
+        return {"loss": total / count.clamp(min=1), **self.meter.results(self.ranks)}

@@ -60,10 +60,10 @@ class Meter:
                     yield f"{name}.{key}", torch.cat(value).detach().cpu().clone()
 
 
-def gauge(name: str, judged: Judged, about: str = "outputs") -> Gauge:
-    """The metric of this name, for outputs that are judged so."""
+def gauge(name: str, judged: Judged, about: str | None = None) -> Gauge:
+    """The metric of this name, for outputs that are judged so; `about` another pair than its own."""
     made: Gauge = METRICS.resolve(name)(judged)
-    return replace(made, about=about)
+    return replace(made, about=about or made.about)
 
 
 def _computed(metric: Metric) -> Tensor:

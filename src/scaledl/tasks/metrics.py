@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor
 from torchmetrics import classification, regression
@@ -37,16 +36,14 @@ class Judged:
 
     Attributes:
         scale: classes and tokens: logits [M, K] against int64 [M]; labels: logits [M, K] against 0 and 1; numbers: both
-            [M, K].
+            [M, K]. About "tokens" and "characters" there are nats of each text, [B], against how many there are.
         count: K.
         threshold: of labels.
-        lengths: of tokens, characters of each, float64 [K].
     """
 
     scale: Scale
     count: int
     threshold: float = 0.5
-    lengths: Tensor | None = None
 
     def decided(self, name: str, **options: Any) -> Gauge:
         """A metric of what was decided: the class with the largest output, the labels above the threshold."""
@@ -93,6 +90,22 @@ class Share(torchmetrics.Metric):
         return self.right.double() / self.seen.clamp(min=1)
 
 
+class Gathered(torchmetrics.Metric):
+    """Outputs as they come, one behind the other."""
+
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", [], "cat")
+
+    def update(self, outputs: Tensor, truths: Tensor) -> None:
+        self.values.append(outputs)
+
+    def compute(self) -> Tensor:
+        return torch.cat(self.values)
+
+
 class BalancedAccuracy(classification.MulticlassConfusionMatrix):
     """The recall of each class that occurs in the truth, and of these the mean."""
 
@@ -124,21 +137,21 @@ class MultilabelAUROC(classification.MultilabelAUROC):
         return super().compute()[(share > 0) & (share < 1)].mean()
 
 
-class TokenEntropy(torchmetrics.Metric):
-    """Cross entropy of what comes next, in nats, with what it is to be divided by: tokens, or characters."""
+class Entropy(torchmetrics.Metric):
+    """Cross entropy by what it is divided by: tokens, or characters. In nats, then as `result` has it."""
 
     nats: Tensor
     size: Tensor
 
-    def __init__(self, result: Callable[[Tensor], Tensor], lengths: Tensor | None = None) -> None:
+    def __init__(self, result: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self._result, self._lengths = result, lengths
+        self._result = result
         self.add_state("nats", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("size", torch.zeros((), dtype=torch.float64), "sum")
 
-    def update(self, outputs: Tensor, truths: Tensor) -> None:
-        self.nats += F.cross_entropy(outputs.float(), truths, reduction="none").double().sum()
-        self.size += len(truths) if self._lengths is None else self._lengths.to(truths.device)[truths].sum()
+    def update(self, nats: Tensor, sizes: Tensor) -> None:
+        self.nats += nats.double().sum()
+        self.size += sizes.double().sum()
 
     def compute(self) -> Tensor:
         return self._result(self.nats / self.size.clamp(min=1))
@@ -239,15 +252,15 @@ def _of_numbers(metric: torchmetrics.Metric) -> Gauge:
 
 
 def perplexity(judged: Judged) -> Gauge:
-    return Gauge(TokenEntropy(torch.exp))
+    return Gauge(Entropy(torch.exp), about="tokens")
 
 
 def bits_per_token(judged: Judged) -> Gauge:
-    return Gauge(TokenEntropy(_bits))
+    return Gauge(Entropy(_bits), about="tokens")
 
 
 def bits_per_character(judged: Judged) -> Gauge:
-    return Gauge(TokenEntropy(_bits, judged.lengths))
+    return Gauge(Entropy(_bits), about="characters")
 
 
 def _bits(nats: Tensor) -> Tensor:

@@ -31,4 +31,6 @@ def model_for(config: Config, spec: DataSpec) -> Model:
             f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
             f"allowed for them: {allowed or 'none'}"
         )
-    return new_model(config.model, spec.inputs, task.outputs(spec, config.task), config.run.seed)
+    model = new_model(config.model, spec.inputs, task.outputs(spec, config.task), config.run.seed)
+    task.check_model(model.module, spec, config.model.family)
+    return model

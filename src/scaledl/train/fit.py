@@ -184,7 +184,9 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
                 task,
                 train_dataloaders=_train_loader(fitting, task),
                 val_dataloaders=task.eval_loader(
-                    fitting.data, "val", config.data.eval_batch_size, rank=ranks.rank, world_size=ranks.world_size
+                    *(fitting.data, "val", config.data.eval_batch_size, config.data.augment),
+                    rank=ranks.rank,
+                    world_size=ranks.world_size,
                 ),
                 ckpt_path=fitting.resume,
                 weights_only=True,

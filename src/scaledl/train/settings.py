@@ -149,7 +149,8 @@ def _measure_precision(config: Config, data: DataModule, model: Model, settings:
     module = prepare_module(copy.deepcopy(model.module), settings)
     task = task_around(module, config, data.spec).to(device)
     task.channels_last = settings.channels_last
-    batch = next(iter(task.eval_loader(data, "train", config.data.batch_size // config.trainer.accumulate)))
+    size = config.data.batch_size // config.trainer.accumulate
+    batch = next(iter(task.eval_loader(data, "train", size, config.data.augment)))
     precision = resolve_precision(task, task.transfer_batch_to_device(batch, torch.device(device), 0))
     get_console().info(f"precision auto: {precision} is faster here")
     return replace(settings, precision=precision)

@@ -103,7 +103,7 @@ def _check_keys(tune: TuneConfig, space: Space) -> None:
 
 # What may change in the middle of a training: neither the model's shape nor the number of steps.
 CHANGEABLE = ("optimizer.", "task.", "data.augment.", "trainer.gradient_clip")
-_FIXED = ("optimizer.name", "task.name")
+_FIXED = ("optimizer.name", "task.name", "task.loss", "task.heads", "task.embedding")
 
 
 def _check_population(tune: TuneConfig, space: Space) -> None:

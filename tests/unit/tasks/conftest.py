@@ -91,7 +91,8 @@ def _families(monkeypatch: pytest.MonkeyPatch) -> None:
 def made_data(inputs: Tensor, labels: Tensor, names: tuple[str, ...], target: Any, **more: Any) -> DataModule:
     """The first 60 % to train with, then 20 % to validate, and the rest as a test split."""
     ids = torch.arange(len(inputs))
-    cuts = ids.split([len(ids) * 6 // 10, len(ids) * 2 // 10, len(ids) - len(ids) * 8 // 10])
+    trained, held = len(ids) * 6 // 10, len(ids) * 2 // 10
+    cuts = ids.split([trained, held, len(ids) - trained - held])
     splits = [Arrays(inputs[rows].contiguous(), labels[rows].contiguous(), rows) for rows in cuts]
     stats: tuple[Any, Any] = ((), ()) if more.get("kind") == "text" else statistics(splits[0].inputs)
     if target == "numbers":

@@ -59,7 +59,7 @@ from .sequence import (
     TransformerConfig,
     TransformerSection,
 )
-from .task import TaskConfig
+from .task import HeadConfig, TaskConfig
 from .trainer import DeepSpeedConfig, TrainerConfig
 from .tune import TuneConfig
 from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
@@ -92,6 +92,7 @@ __all__ = [
     "Fraction",
     "GPTConfig",
     "GRUConfig",
+    "HeadConfig",
     "JitterAmount",
     "LSTMConfig",
     "MLPConfig",

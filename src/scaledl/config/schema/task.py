@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ..registry import LOSSES, METRICS, TASKS
-from ..traits import Traits, traits_of
+from ..traits import Traits, figures_of, traits_of
 from .base import (
     OWN_PATTERN,
     Fraction,
@@ -34,8 +34,22 @@ def _names_or_own(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"enum": list(LOSSES.names())}, {"type": "string", "pattern": OWN_PATTERN}]
 
 
+HEAD_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 LossName = Annotated[str, AfterValidator(_check_loss), Field(json_schema_extra=_names_or_own)]
 MetricName = Annotated[str, registered(METRICS), Field(json_schema_extra=list_names(METRICS))]
+
+
+class HeadConfig(Section):
+    """One of several things that are learned side by side."""
+
+    kind: Literal["class", "labels", "numbers"] = Field(
+        description="class: one of several, from one column of whole numbers; labels: 0 or 1 in each column; numbers."
+    )
+    columns: Annotated[list[str], Field(min_length=1, max_length=4096)] = Field(
+        description="Names of the columns of targets that it learns."
+    )
+    classes: int | None = Field(default=None, ge=2, le=1_000_000, description="Of kind class: how many there are.")
+    weight: PositiveFloat = Field(default=1.0, description="Of its loss in the sum of all.")
 
 
 class TaskConfig(Section):
@@ -65,10 +79,51 @@ class TaskConfig(Section):
         default=0.5, description="Of several labels (multilabel): probability from which one counts as there."
     )
 
+    anomaly_label: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Of reconstructions: the class whose samples are to stand out by their error. Nothing is learned "
+        "from them, and AUROC says how well they do.",
+    )
+    kl_weight: NonNegativeFloat = Field(
+        default=1.0,
+        description="Of a model that draws its latent numbers (vae): weight of their divergence, in nats a value "
+        "of an input.",
+    )
+    embedding: int = Field(
+        default=128, ge=2, le=65536, description="Of contrastive learning: numbers that a sample is mapped to."
+    )
+    temperature: PositiveFloat = Field(default=0.5, description="With loss=nt_xent: what similarities are divided by.")
+    margin: PositiveFloat = Field(
+        default=0.2, description="With loss=triplet: by how much others have to be farther, of vectors of length 1."
+    )
+    mask_ratio: OpenFraction | None = Field(
+        default=None,
+        description="Share of an input that is hidden; default: 0.75 of images, 0.15 of texts, 0.5 of others.",
+    )
+    mask_patch: int = Field(
+        default=4,
+        ge=1,
+        le=4096,
+        description="Pixels to a side, or steps, that are hidden together; of tables one value.",
+    )
+    unlabeled_fraction: Fraction = Field(
+        default=0.0,
+        description="Share of the training samples whose labels are not looked at, beside those of label -1.",
+    )
+    unlabeled_weight: NonNegativeFloat = Field(
+        default=1.0, description="Weight of what is learned from samples without a label."
+    )
+    confidence: Fraction = Field(
+        default=0.95, description="Probability from which a model's own class stands for the label that is missing."
+    )
+    heads: dict[Annotated[str, Field(pattern=HEAD_PATTERN)], HeadConfig] = Field(
+        default={}, max_length=64, description="Of multi_task: what is learned side by side, each under its own name."
+    )
+
     @property
     def figures(self) -> tuple[str, ...]:
         """Names of all figures of an evaluation besides the loss; the first is the headline."""
-        return tuple(dict.fromkeys((*self.traits.figures, *self.metrics)))
+        return tuple(dict.fromkeys((*figures_of(self.model_dump()), *self.metrics)))
 
     @property
     def headline(self) -> str:
@@ -91,10 +146,28 @@ def task_conflicts(task: TaskConfig) -> list[Conflict]:
             found.append(_conflict("metrics", name, f"any of {', '.join(traits.addable)}", task))
     if task.class_weights is not None and task.loss is not None and task.loss not in LOSSES:
         found.append(Conflict("task.class_weights", "task.loss", str(task.class_weights), "null with one's own loss"))
+    found += _head_conflicts(task)
     for key in TaskConfig.model_fields:
         value = getattr(task, key)
         if key not in ("name", "loss", "metrics", *_known(traits)) and value != getattr(default, key):
             found.append(_conflict(key, str(value), f"{getattr(default, key)}: it has no such thing", task))
+    return found
+
+
+def _head_conflicts(task: TaskConfig) -> list[Conflict]:
+    if task.name == "multi_task" and not task.heads:
+        return [_conflict("heads", "{}", "at least one, such as {age: {kind: numbers, columns: [age]}}", task)]
+    found, taken = [], [column for head in task.heads.values() for column in head.columns]
+    for name, head in task.heads.items():
+        key = f"task.heads.{name}"
+        if (head.kind == "class") != (head.classes is not None) or (head.kind == "class" and len(head.columns) != 1):
+            what = f"kind={head.kind} columns={head.columns} classes={head.classes}"
+            found.append(Conflict(key, key, what, "one column and classes=N with kind=class, no classes with others"))
+        found += [
+            Conflict(key, key, column, "a column of one head only")
+            for column in head.columns
+            if taken.count(column) > 1
+        ]
     return found
 
 
