@@ -14,12 +14,12 @@ from scaledl.data.arrays import IGNORED, Target
 from scaledl.errors import UsageError
 from scaledl.runtime.outputs import OutputKind
 from scaledl.runtime.signature import Outputs
+from scaledl.runtime.tokens import PADDING_ID, parse_tokenizer
 from scaledl.tasks.base import Task
 from scaledl.tasks.distillation import soft_targets_loss
 from scaledl.tasks.losses import loss_fn, mean_over_samples
 from scaledl.tasks.meter import Pairs
 
-PADDING = 0
 _TOLERANCE = 1e-4
 
 
@@ -74,14 +74,12 @@ class LanguageModelingTask(Task):
         if not self.spec.tokenizer:
             return count
         if self._tokenizer is None:
-            from tokenizers import Tokenizer
-
-            self._tokenizer = Tokenizer.from_str(self.spec.tokenizer)
+            self._tokenizer = parse_tokenizer(self.spec.tokenizer, "the data's tokenizer")
         texts = self._tokenizer.decode_batch(x[:, 1:].tolist())
         return torch.tensor([len(text) for text in texts], device=x.device)
 
     def soft_loss(self, result: dict[str, Tensor], teacher: Tensor, temperature: float, batch: Batch) -> Tensor:
-        return soft_targets_loss(result["output"], teacher, temperature, batch.x != PADDING)
+        return soft_targets_loss(result["output"], teacher, temperature, batch.x != PADDING_ID)
 
 
 def outputs_of_texts(spec: DataSpec, config: TaskConfig) -> Outputs:
@@ -99,7 +97,7 @@ def outputs_of_texts(spec: DataSpec, config: TaskConfig) -> Outputs:
 def next_tokens(x: Tensor) -> Tensor:
     """Token ids [B, T] -> what follows each but the last, [B, T - 1], IGNORED where it is padding."""
     following = x[:, 1:]
-    return following.masked_fill(following == PADDING, IGNORED)
+    return following.masked_fill(following == PADDING_ID, IGNORED)
 
 
 @torch.no_grad()

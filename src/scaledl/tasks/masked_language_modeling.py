@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import ClassVar, get_args
 
 import torch
@@ -12,12 +11,14 @@ from torch import Tensor, nn
 from scaledl.config.schema import TaskConfig
 from scaledl.data import Batch, DataSpec
 from scaledl.data.arrays import IGNORED, Target
+from scaledl.data.tokenizer import mask_id, special_ids
 from scaledl.runtime.outputs import OutputKind
 from scaledl.runtime.signature import Outputs
+from scaledl.runtime.tokens import PADDING_ID
 from scaledl.tasks.base import Task
 from scaledl.tasks.distillation import soft_targets_loss
 from scaledl.tasks.hidden import EVALUATION, disguise, hidden_tokens
-from scaledl.tasks.language_modeling import PADDING, outputs_of_texts
+from scaledl.tasks.language_modeling import outputs_of_texts
 from scaledl.tasks.losses import loss_fn, mean_over_samples
 from scaledl.tasks.meter import Pairs
 
@@ -42,8 +43,8 @@ class MaskedLanguageModelingTask(Task):
         self._plain = config.model_copy(update={"label_smoothing": 0.0})
         self._loss_fn = loss_fn(config)
         self._ratio = config.mask_ratio or RATIO
-        self._mask, special = mask_and_special(spec.tokenizer)
-        self._special = torch.tensor([PADDING, *special])
+        self._mask = mask_id(spec.tokenizer)
+        self._special = torch.tensor([PADDING_ID, *special_ids(spec.tokenizer)])
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         ids = batch.ids if len(batch.ids) else batch.ids.new_zeros(len(batch.x))
@@ -68,15 +69,4 @@ class MaskedLanguageModelingTask(Task):
         }
 
     def soft_loss(self, result: dict[str, Tensor], teacher: Tensor, temperature: float, batch: Batch) -> Tensor:
-        return soft_targets_loss(result["output"], teacher, temperature, batch.x != PADDING)
-
-
-def mask_and_special(tokenizer: str) -> tuple[int, tuple[int, ...]]:
-    """The id that hides a token, and those that are never hidden, of a tokenizer's JSON.
-
-    Where there is no [MASK], an unknown token hides as well: id 1, as the data's own tokenizers have it.
-    """
-    added = json.loads(tokenizer).get("added_tokens", []) if tokenizer else []
-    by_name = {token["content"]: int(token["id"]) for token in added}
-    mask = next((by_name[name] for name in ("[MASK]", "<mask>", "[UNK]", "<unk>") if name in by_name), 1)
-    return mask, tuple(int(token["id"]) for token in added if token.get("special") and token["id"] != mask)
+        return soft_targets_loss(result["output"], teacher, temperature, batch.x != PADDING_ID)
