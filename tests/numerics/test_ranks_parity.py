@@ -342,3 +342,20 @@ def test_what_fails_on_another_rank_is_told_by_the_first(together: Callable[...,
     assert job.code == 1, job.error
     assert "ScaledlError: rank 1 on " in job.error
     assert "failed: ValueError: made up by the test" in job.error
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"class_weights": "balanced", "loss": "focal", "metrics": ["auroc", "f1", "calibration_error"]},
+        {"name": "semi_supervised", "unlabeled_fraction": 0.5, "confidence": 0.2},
+    ],
+    ids=["weights and figures", "samples without a label"],
+)
+def test_losses_and_figures_of_a_task_are_those_of_one_process(
+    together: Callable[..., Any], tmp_path: Path, task: dict[str, Any]
+) -> None:
+    alone, both = (together(tmp_path / str(ranks), ranks, config={**SGD, "task": task}) for ranks in (1, 2))
+    assert (alone.code, both.code) == (0, 0), both.error
+    assert len(both.metrics) == 2 + len(task.get("metrics", []))
+    assert_close(both, alone)

@@ -1,0 +1,103 @@
+"""What a config can know of a task before anything is imported."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaledl.config import Config, ConfigError, load_config, replace
+from scaledl.config.figures import FIGURES, figure_of, written
+from scaledl.config.registry import LOSSES, METRICS, TASKS
+from scaledl.config.schema import TaskConfig
+from scaledl.config.traits import TRAITS, figures_of
+from scaledl.tasks.base import Task
+
+pytestmark = pytest.mark.unit
+
+
+def problem(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    return str(caught.value)
+
+
+def test_tables_of_tasks_fit_together() -> None:
+    assert tuple(sorted(TRAITS)) == TASKS.names()
+    taken = {key for traits in TRAITS.values() for key in traits.keys or ()}
+    assert taken == set(TaskConfig.model_fields) - {"name", "loss", "metrics"}
+    assert {loss for traits in TRAITS.values() for loss in traits.losses} == set(LOSSES.names())
+    for name in TASKS.names():
+        task = TASKS.resolve(name)
+        assert issubclass(task, Task)
+        assert task.targets
+        assert set(figures_of({"name": name})) <= set(FIGURES)
+    for registry in (TASKS, LOSSES, METRICS):
+        assert all(registry.entry(name).summary for name in registry.names())
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_a_search_makes_the_headline_best(name: str) -> None:
+    heads = ["task.heads={a: {kind: numbers, columns: [x]}}"] if name == "multi_task" else []
+    config = load_config(None, [f"task.name={name}", *heads])
+    [(objective, way)] = config.objectives.items()
+    assert objective == f"val_{config.task.headline}"
+    found = figure_of(objective)
+    assert found is not None
+    assert way == found.way
+    added = load_config(None, [f"task.name={name}", *heads, "tune.objectives.params=min"])
+    assert list(added.objectives) == [objective, "params"]
+
+
+def test_objectives_that_nobody_measures() -> None:
+    said = problem("task.name=regression", "tune.objectives={val_accuracy: max}")
+    assert "tune.objectives.val_accuracy (command line): got max; allowed: with task.name=regression val_loss" in said
+    assert "val_METRIC for each of task.metrics" in said
+    assert "tune.objectives.val_foo" in problem("tune.objectives={val_foo: max}")
+    assert "tune.objectives.bar" in problem("tune.objectives={bar: max}")
+    found = load_config(None, ["task.metrics=[auroc]", "tune.objectives={val_auroc: max}"])
+    assert dict(found.objectives) == {"val_auroc": "max"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("task.name=regression", "task.loss=focal"), "task.loss (command line): got focal; allowed: with task.name"),
+        (("task.loss=mze",), "did you mean 'mse'?"),
+        (("task.loss=os.system",), "a function as path.to.module:function"),
+        (
+            ("task.metrics=[rmse]",),
+            "task.metrics (command line): got rmse; allowed: with task.name=classification any",
+        ),
+        (("task.metrics=[f2]",), "task.metrics.0 (command line): got 'f2'; allowed: one of accuracy"),
+        (("task.kl_weight=2",), "task.kl_weight (command line): got 2.0; allowed: with task.name=classification 1.0"),
+        (("task.name=tagging", "task.anomaly_label=x"), "task.anomaly_label (command line): got x"),
+        (("task.loss=a.b:c", "task.class_weights=balanced"), "null with one's own loss"),
+        (("task.class_weights=often",), "task.class_weights (command line): got 'often'"),
+    ],
+)
+def test_what_a_task_has_no_use_for(overrides: tuple[str, ...], message: str) -> None:
+    assert message in problem(*overrides)
+
+
+def test_a_loss_of_ones_own_is_not_imported_for_a_check() -> None:
+    assert load_config(None, ["task.loss=nowhere.to.be:found"]).task.loss == "nowhere.to.be:found"
+
+
+def test_a_stage_cannot_smooth_labels_that_are_none() -> None:
+    config = replace(Config(), {"task.name": "regression"})
+    with pytest.raises(ConfigError, match=r"task\.label_smoothing"):
+        replace(config, {"task.label_smoothing": 0.1})
+
+
+def test_the_headline_of_anomalies_is_how_they_stand_out() -> None:
+    assert TaskConfig(name="reconstruction").headline == "mse"
+    assert TaskConfig(name="reconstruction", anomaly_label="odd").headline == "auroc"
+
+
+def test_figures_are_written_as_people_read_them() -> None:
+    assert [
+        written(name, value) for name, value in {"test_f1": 0.5, "val_rmse": 12345.6, "auroc": 0.91234}.items()
+    ] == [
+        "50.00 %",
+        "12346",
+        "0.9123",
+    ]
