@@ -65,6 +65,10 @@ def _run_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("run", nargs="?", help=f"path, NAME or NAME/ID of {what}; default: the newest training run")
 
 
+def _trust_argument(parser: argparse.ArgumentParser, what: str = "import the code that the run names") -> None:
+    parser.add_argument("--trust", action="store_true", help=what)
+
+
 def _identity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", help="same as run.id=ID: a fixed id makes the same command resume")
     parser.add_argument("--name", help="same as run.name=NAME")
@@ -77,6 +81,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, by default the newest unfinished one"
     )
 
+    _trust_argument(parser, "with --resume: import the code that the run names")
     parser.add_argument(
         "--allow-changes", action="store_true", help="go on with a run although its config has changed since it began"
     )
@@ -95,10 +100,12 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
         "--id", help="same as run.id=ID; by default it follows from the recipe, so it resumes by itself"
     )
     parser.add_argument("--root", default="runs", help="folder of all runs (default: runs)")
+    _trust_argument(parser)
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     _run_argument(parser, "the run to export")
+    _trust_argument(parser)
     _root_argument(parser)
     parser.add_argument("--output", metavar="FILE.ts", help="default: exports/model.ts in the run")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
@@ -106,7 +113,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the exported file")
-    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
+    _trust_argument(parser, "load a file whose origin only you vouch for (it is code)")
 
 
 def _root_argument(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +123,7 @@ def _root_argument(parser: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="?", help="run or exported file; default: the newest training run")
     parser.add_argument("--split", choices=("val", "test"), default="test")
-    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
+    _trust_argument(parser, "load a file whose origin only you vouch for (it is code)")
     _root_argument(parser)
 
 
@@ -141,7 +148,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", default="1,64", metavar="N[,N…]")
     parser.add_argument("--threads", metavar="N", default="1", help="CPU threads (default: 1)")
     parser.add_argument("--rounds", metavar="N", default="15", help="interleaved rounds, at least 3 (default: 15)")
-    parser.add_argument("--trust", action="store_true", help="load a file whose origin only you vouch for (it is code)")
+    _trust_argument(parser, "load a file whose origin only you vouch for (it is code)")
     _root_argument(parser)
 
 
@@ -246,6 +253,7 @@ def _tune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warm-start", action="append", default=[], metavar="DIR", help="an earlier search to know")
     parser.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster that runs, or auto")
     parser.add_argument("--yes", action="store_true", help="a grid of thousands of trials is meant")
+    _trust_argument(parser)
     parser.add_argument("--root", default="runs", help="folder of all runs, to find a run or a search (default: runs)")
 
 
@@ -283,6 +291,7 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     _run_argument(parser, "the training whose model judges")
     parser.add_argument("--split", metavar="S[,S…]", default="val,test", help="default: val,test")
     parser.add_argument("--top", metavar="N", default="20", help="labels to list (default: 20; --json has all)")
+    _trust_argument(parser)
     _root_argument(parser)
 
 

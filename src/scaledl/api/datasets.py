@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledl.config import Config, load_config
+from scaledl.config.imported import check_trusted
 from scaledl.config.registry import SOURCES
 from scaledl.errors import UsageError, require_extra
 from scaledl.run import Run, atomic_file
@@ -137,7 +138,7 @@ class Suspect:
     key: str = ""
 
 
-def audit(run: Run, splits: list[str]) -> tuple[list[Suspect], int]:
+def audit(run: Run, splits: list[str], *, trust: bool = False) -> tuple[list[Suspect], int]:
     """Samples whose label is probably wrong, the most certain first, and how many were looked at.
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a sample is suspect where the model gives another class
@@ -149,13 +150,14 @@ def audit(run: Run, splits: list[str]) -> tuple[list[Suspect], int]:
     from scaledl.models.structure import load_model
 
     config = run.config
+    check_trusted(config, trust, str(run.path))
     folder = _prepared_folder(config, "audit")
     data = data_of(run, config)
     if data.spec.target != "class":
         raise UsageError(
             f"data audit: doubts labels of classes, and what {run.path} learned is of target {data.spec.target}"
         )
-    module = load_model(run.model_dir).module.eval()
+    module = load_model(run.model_dir, trust=trust).module.eval()
     keys = {} if folder is None else _keys(folder)
     suspects: list[Suspect] = []
     looked_at = 0

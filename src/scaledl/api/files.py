@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaledl.api.results import Split, check_fingerprint, data_of, evaluate_split, export_model
 from scaledl.config import Config, replace
+from scaledl.config.imported import check_trusted
 from scaledl.errors import UsageError
 from scaledl.run import Parent, Run, find_run, list_runs
 
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
 ANY_KIND = ("train", "compress", "stage")
 
 
-def export(run: Run, output: Path | None = None, *, force: bool = False) -> tuple[Artifact, Verification]:
-    """Export a complete run's model and verify the file; an unverified file is not published."""
+def export(
+    run: Run, output: Path | None = None, *, force: bool = False, trust: bool = False
+) -> tuple[Artifact, Verification]:
+    """Export a complete run's model and verify the file; an unverified file is not published.
+
+    Args:
+        trust: import the code that the run names, where its model is one's own class.
+    """
     path = run.exports / "model.ts" if output is None else output
+    check_trusted(run.config, trust, str(run.path))
     _check_output(path, force)
     run.verify_files("model")
     from scaledl.models.structure import load_model
 
-    return export_model(run, load_model(run.model_dir), data_of(run, run.config), path)
+    return export_model(run, load_model(run.model_dir, trust=trust), data_of(run, run.config), path)
 
 
 def verify(path: Path, *, trust: bool = False) -> Verification:
@@ -42,8 +50,9 @@ def verify(path: Path, *, trust: bool = False) -> Verification:
     source = _source_run(owner, read_sidecar(path)) if owner is not None else None
     if source is None:
         return verify_file(path, run=owner, trust=trust)
+    check_trusted(source.config, trust, str(source.path))
     source.verify_files("model")
-    data, model = data_of(source, source.config), load_model(source.model_dir)
+    data, model = data_of(source, source.config), load_model(source.model_dir, trust=trust)
     return verify_file(path, run=owner, model=model, data=data, trust=trust)
 
 
@@ -57,9 +66,10 @@ def evaluate(
     if target is not None and is_file(target):
         return _evaluate_file(Path(target), root, split, trust)
     run = find_run(target, root, kinds=ANY_KIND if target is not None else ("train",))
+    check_trusted(run.config, trust, str(run.path))
     run.verify_files("model")
     data = data_of(run, run.config)
-    name, predict = result_of(run)
+    name, predict = result_of(run, trust=trust)
     return name, evaluate_split(predict, data, run.config, split), data
 
 
@@ -81,13 +91,13 @@ def report(run: Run, root: Path) -> Path:
     return write_report(run, root)
 
 
-def result_of(run: Run) -> tuple[str, Any]:
+def result_of(run: Run, *, trust: bool = False) -> tuple[str, Any]:
     """What a run is used as, under its name: a model with fake quantization only foretells the int8 one."""
     from scaledl.models.quantized import convert, is_quantized
     from scaledl.models.structure import load_model
     from scaledl.runtime import load
 
-    model = load_model(run.model_dir)
+    model = load_model(run.model_dir, trust=trust)
     if not is_quantized(model.structure):
         return str(run.path), model.module
     if "exports/model.ts" in run.manifest.files:

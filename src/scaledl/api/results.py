@@ -89,12 +89,12 @@ def keep_result(run: Run, model: Model, data: DataModule, metrics: dict[str, flo
     run.finish("complete", error=None, **metrics, **_on_test(evaluation))
 
 
-def publish(run: Run, data: DataModule) -> None:
+def publish(run: Run, data: DataModule, *, trust: bool) -> None:
     """Export and verify the result of a chain, and evaluate the file itself."""
     from scaledl.models.structure import load_model
     from scaledl.runtime import load
 
-    artifact, _ = export_model(run, load_model(run.model_dir), data, run.exports / "model.ts")
+    artifact, _ = export_model(run, load_model(run.model_dir, trust=trust), data, run.exports / "model.ts")
     evaluation = evaluate_split(load(artifact.path).forward, data, run.config, "test")
     write_evaluation(run.path / "evaluation.json", evaluation, data)
     run.record("model", "exports", "table.json", "evaluation.json")

@@ -63,11 +63,14 @@ def _default_name(config: Config) -> str:
     return f"{config.model.family}-{words or config.data.source}"
 
 
-def compress(source: Run, config: Config) -> Run:
+def compress(source: Run, config: Config, *, trust: bool = False) -> Run:
     """Run the recipe in `config.compress` on a complete run; export and verify the result.
 
     The new run lies beside its source unless `config.run.root` says otherwise. Its id follows from the source's model
     and the config, so that the same call goes on where it stopped; a `config.run.id` of its own is kept.
+
+    Args:
+        trust: import the code that the source names, where its model is one's own class.
 
     Raises:
         UsageError: no recipe, an order that cannot work, a student larger than its teacher.
@@ -84,15 +87,15 @@ def compress(source: Run, config: Config) -> Run:
     from scaledl.compress import pipeline
 
     data = data_of(source, config)
-    pipeline.check_chain(source, config, data)
+    pipeline.check_chain(source, config, data, trust=trust)
     run = Run.open_or_create(
         Path(config.run.root), source.name, config.run.id, kind="compress", config=config, parents=(parent,)
     )
     with reported_attempt(run, config):
         get_console().info(f"compressing {source.path} -> {run.path}")
         run.update(data_fingerprint=data.spec.fingerprint, world_size=current_ranks().world_size)
-        pipeline.run_chain(source, config, run, data)
-        publish(run, data)
+        pipeline.run_chain(source, config, run, data, trust=trust)
+        publish(run, data, trust=trust)
     return run
 
 
@@ -106,7 +109,7 @@ def chain(config: Config) -> tuple[Run, Run]:
     if config.run.id is None:
         config = replace(config, {"run.id": default_id(config) or f"chain-{_training_digest(config)}"})
     trained = train(config)
-    return trained, compress(trained, config)
+    return trained, compress(trained, config, trust=True)  # what it names stands in the user's own config
 
 
 def _training_run(config: Config, name: str, id: str | None, allow_changes: bool) -> Run:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaledl.config import Config, load_config
+from scaledl.config.imported import check_trusted
 from scaledl.console import get_console
 from scaledl.errors import UsageError
 from scaledl.run import Run, find_run, list_runs
@@ -74,6 +75,7 @@ def resumed_config(args: argparse.Namespace) -> Config:
     who = [override("run.id", run.id), override("run.name", run.name), override("run.root", run.path.parent.parent)]
     if path is not None:
         return load_config(path, [*overrides, *who], space=False)
+    check_trusted(run.config, args.trust, str(run.path))
     return load_config(None, [*overrides, *who], base=run.config, space=False)
 
 

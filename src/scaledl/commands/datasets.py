@@ -228,7 +228,7 @@ def _audit(args: argparse.Namespace) -> None:
     [top] = positive_ints("--top", [args.top])
     from scaledl import api
 
-    suspects, looked_at = api.audit(run, splits)
+    suspects, looked_at = api.audit(run, splits, trust=args.trust)
     if args.json:
         return print_json({"run": str(run.path), "samples": looked_at, "suspects": [vars(one) for one in suspects]})
     console = get_console()

@@ -12,6 +12,7 @@ from scaledl.commands.arguments import chosen_run, given_config, identity, overr
 from scaledl.commands.output import command, print_compressed, print_json, print_trained, run_document
 from scaledl.commands.ranks import joined
 from scaledl.config import Config, load_config, parse_recipe
+from scaledl.config.imported import check_trusted
 from scaledl.distributed.environment import detect_cluster
 from scaledl.distributed.local import PROGRAM_VARIABLE
 from scaledl.distributed.preemption import stop_flag
@@ -71,13 +72,14 @@ def compress(args: argparse.Namespace) -> None:
     source = _source(target, args.root)
     if args.id == source.id:
         raise UsageError(f"--id: {source.label} is the run to be compressed; give another id, or none")
+    check_trusted(source.config, args.trust, str(source.path))
     config = _recipe_config(args, source, overrides)
 
     try:
         with joined(config):
             from scaledl import api
 
-            run = api.compress(source, config)
+            run = api.compress(source, config, trust=args.trust)
     except (Preempted, Interrupted) as stop:
         raise _same_again(stop) from stop
     _print_chain(args, source, run)

@@ -19,7 +19,7 @@ def export(args: argparse.Namespace) -> None:
     from scaledl import api
 
     output = Path(args.output) if args.output is not None else None
-    artifact, verification = api.export(run, output, force=args.force)
+    artifact, verification = api.export(run, output, force=args.force, trust=args.trust)
     print_verification(artifact.path, verification, as_json=args.json)
 
 

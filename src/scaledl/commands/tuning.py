@@ -11,6 +11,7 @@ from scaledl.commands.arguments import chosen_run, identity, override, split_arg
 from scaledl.commands.job_status import job_status
 from scaledl.commands.output import command, print_json
 from scaledl.config import Config, TuneConfig, load_config, parse_recipe
+from scaledl.config.imported import check_trusted
 from scaledl.console import get_console
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import Interrupted, Preempted, UsageError, require_extra
@@ -88,6 +89,7 @@ def _trials(text: str) -> int:
 
 def _compression(args: argparse.Namespace, target: str | None, overrides: list[str]) -> tuple[Run, Config]:
     source = chosen_run(target, args.root, kinds=("train",))
+    check_trusted(source.config, args.trust, str(source.path))
     methods = args.method.split(",") if args.method is not None else None
     recipe_overrides = [text for text in overrides if not text.startswith("tune.")]
     recipe, rest = parse_recipe(methods, args.recipe, recipe_overrides, source.config.compress)
@@ -110,6 +112,7 @@ def _resumed(args: argparse.Namespace, given: list[str]) -> tuple[Run | None, Co
     if path is not None:
         raise UsageError(f"--resume: a search goes on with its own config; leave {path} out, or begin another search")
     run = unfinished_search(target, Path(args.root), args.name)
+    check_trusted(run.config, args.trust, str(run.path))
     get_console().info(f"resuming {run.path}")
     who = [override("run.id", run.id), override("run.name", run.name), override("run.root", run.path.parent.parent)]
     config = load_config(None, [*overrides, *given, *who], base=run.config)

@@ -24,7 +24,7 @@ def apply(model: Model, context: StageContext) -> Model:
     stage = context.stage
     assert isinstance(stage, DistillConfig), stage.method
     teacher = context.teacher.structure
-    start = start_model(context.run, lambda: _new_student(stage, teacher, context))
+    start = start_model(context.run, lambda: _new_student(stage, teacher, context), trust=context.trust)
     return finetune(start, context, finetune_config(context, epochs_share=1.0, lr_share=1.0))
 
 

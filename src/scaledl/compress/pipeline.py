@@ -44,6 +44,7 @@ class Chain:
     run: Run
     data: DataModule
     teacher: Model
+    trust: bool
 
     @cached_property
     def eager(self) -> Forward:
@@ -55,7 +56,7 @@ class Chain:
         return f"stages/{index + 1:02d}-{stage.method}"
 
 
-def run_chain(source: Run, config: Config, run: Run, data: DataModule) -> list[StageRow]:
+def run_chain(source: Run, config: Config, run: Run, data: DataModule, *, trust: bool = False) -> list[StageRow]:
     """Run every stage of `config.compress` from the model of `source`; stages that are complete are passed over.
 
     Leaves in `run`: stages/NN-method (each a run of its own), model/ (the last stage's), exports/start.ts (the source
@@ -64,13 +65,13 @@ def run_chain(source: Run, config: Config, run: Run, data: DataModule) -> list[S
     Raises UsageError for a recipe that cannot work, before anything is written, and for one that is not the recipe
     that the folder was started with.
     """
-    chain = Chain(source, config, run, data, check_chain(source, config, data))
+    chain = Chain(source, config, run, data, check_chain(source, config, data, trust=trust), trust)
     for index, stage in enumerate(config.compress.stages):
         _refuse_changes(chain, index, stage)
     return _run_stages(chain)
 
 
-def check_chain(source: Run, config: Config, data: DataModule) -> Model:
+def check_chain(source: Run, config: Config, data: DataModule, *, trust: bool = False) -> Model:
     """The source's model, when the recipe can work on it. Writes nothing; raises UsageError."""
     stages = config.compress.stages
     if not stages:
@@ -78,7 +79,7 @@ def check_chain(source: Run, config: Config, data: DataModule) -> Model:
     if problem := order_problem([stage.method for stage in stages]):
         raise UsageError(f"compress.stages: {problem}")
     source.verify_files("model")
-    teacher = load_model(source.model_dir)
+    teacher = load_model(source.model_dir, trust=trust)
     if is_quantized(teacher.structure):
         raise UsageError(
             f"{source.path}: its model is quantized already, and a quantized model has a fixed structure; "
@@ -143,7 +144,7 @@ def _run_stages(chain: Chain) -> list[StageRow]:
     table = chain.run.path / TABLE
     if skipped == len(stages) and table.is_file() and chain.run.model_dir.is_dir():
         return read_rows(table)
-    save_model(load_model(prior.model_dir), chain.run.model_dir)
+    save_model(load_model(prior.model_dir, trust=chain.trust), chain.run.model_dir)
     chain.run.record("model")
     stop_flag.raise_if_set("all stages are complete")
     write_rows(table, _measured(chain, rows))
@@ -196,8 +197,8 @@ def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Ru
     stop_flag.raise_if_set(f"{label} had not begun")
     with stage_run.attempt():
         get_console().info(f"{label}: {stage_run.path}")
-        context = StageContext(chain.config, stage, stage_run, chain.data, chain.teacher, index, chain.run)
-        model = METHODS.resolve(stage.method)(load_model(prior.model_dir), context)
+        context = StageContext(chain.config, stage, stage_run, chain.data, chain.teacher, index, chain.run, chain.trust)
+        model = METHODS.resolve(stage.method)(load_model(prior.model_dir, trust=chain.trust), context)
         save_model(model, stage_run.model_dir)
         stage_run.record("model")
         _export(chain, model, stage_run, stage_run.path / ARTIFACT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from scaledl.compress.attention import downstream, fused_heads, has_other_attention, settle_attention_
 from scaledl.compress.groups import SCORES, Group, Removal
+from scaledl.compress.parts import ROOTS, hidden_groups
 from scaledl.compress.prune_attention import attention_groups
 from scaledl.compress.prune_recurrent import recurrent_groups
 from scaledl.compress.ranking import select_global, select_uniform
@@ -23,13 +25,12 @@ from scaledl.console import get_console
 from scaledl.data import Batch
 from scaledl.errors import UsageError
 from scaledl.models.attention import head_counts, refresh_heads_
-from scaledl.models.structure import Model, resize_change
+from scaledl.models.structure import EXTERNAL, Model, resize_change
 from scaledl.runtime.signature import Inputs
 from scaledl.tasks.base import Task
 from scaledl.tasks.model import task_around
 
 TAYLOR_BATCHES = 8
-ROOTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 SELECT_FNS = {"uniform": select_uniform, "global": select_global}
 
 
@@ -50,6 +51,7 @@ class PruningPlan:
         for group in self.chosen:
             group.prune()
         refresh_heads_(self.module)
+        settle_attention_(self.module)
 
 
 def apply(model: Model, context: StageContext) -> Model:
@@ -62,6 +64,7 @@ def apply(model: Model, context: StageContext) -> Model:
     start = start_model(
         context.run,
         lambda: prune_model(model, stage, _batches(context), key=context.key, task_fn=partial(_task_of, context)),
+        trust=context.trust,
     )
     return finetune(start, context, finetune_config(context, epochs_share=0.5, lr_share=0.5))
 
@@ -78,17 +81,19 @@ def prune_model(
 
     `batches` feed the importance "taylor", whose loss is that of the task which `task_fn` makes around a module.
 
-    Channels of the classifier's outputs and of the input are never touched.
+    Channels of the classifier's outputs and of the input are never touched. Of other libraries' models that cannot be
+    pruned as a whole the hidden widths are pruned (`scaledl.compress.parts`).
     """
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     if stage.importance == "taylor":
         assert task_fn is not None
         accumulate_gradients_(task_fn(module), batches)
-    plan = plan_pruning(module, model.structure.inputs, stage)
-    if not plan.chosen:
-        raise UsageError(f"{key}: nothing can be removed: {_why_nothing(module, plan, stage)}")
     before = sum(p.numel() for p in module.parameters())
-    plan.execute_()
+    inputs = model.structure.inputs
+    if model.structure.family == EXTERNAL:
+        module, plan = _pruned_as_can_be(module, inputs, stage, key)
+    else:
+        plan = _prune_(module, plan_pruning(module, inputs, stage), stage, key)
     module.zero_grad(set_to_none=True)
     after = sum(p.numel() for p in module.parameters())
     get_console().info(
@@ -99,6 +104,46 @@ def prune_model(
     return Model(module, model.structure.then(resize_change(model.structure, module)))
 
 
+def _prune_(module: nn.Module, plan: PruningPlan, stage: PruneConfig, key: str) -> PruningPlan:
+    if not plan.chosen:
+        raise UsageError(f"{key}: nothing can be removed: {_why_nothing(module, plan, stage)}")
+    plan.execute_()
+    return plan
+
+
+# What Torch-Pruning, or a model that has other sizes now, fails with.
+_PRUNING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+def _pruned_as_can_be(module: nn.Module, inputs: Inputs, stage: PruneConfig, key: str) -> tuple[nn.Module, PruningPlan]:
+    """As a whole, where its attention is known and what is left still runs; else in its hidden widths."""
+    if has_other_attention(module):
+        return module, _prune_hidden_(module, inputs, stage, key, "it has attention of its own kind")
+    original = copy.deepcopy(module)
+    try:
+        plan = _prune_(module, plan_pruning(module, inputs, stage), stage, key)
+        _run_once(module, inputs)
+        return module, plan
+    except _PRUNING_ERRORS as error:
+        why = f"as a whole it cannot be pruned ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+    return original, _prune_hidden_(original, inputs, stage, key, why)
+
+
+def _prune_hidden_(module: nn.Module, inputs: Inputs, stage: PruneConfig, key: str, why: str) -> PruningPlan:
+    get_console().info(f"{key}: only hidden widths are pruned: {why}")
+    grouped = hidden_groups(module, inputs.example(1))
+    if not grouped:
+        raise UsageError(f"{key}: nothing can be removed from this model: {why}, and no hidden width is found")
+    plan = _prune_(module, _plan(module, grouped, stage), stage, key)
+    _run_once(module, inputs)
+    return plan
+
+
+def _run_once(module: nn.Module, inputs: Inputs) -> None:
+    with torch.no_grad():
+        module(inputs.example(2))
+
+
 def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> PruningPlan:
     """Group the layers, score their channels and choose which go. `module` is left as it is."""
     own = own_groups(module)
@@ -107,22 +152,27 @@ def plan_pruning(module: nn.Module, inputs: Inputs, stage: PruneConfig) -> Pruni
     example = inputs.example(1)
     graph = _dependency_graph(module, example)
     kept = [classifier(module, example), *(module.get_submodule(name) for name in getattr(module, "keeps_outputs", ()))]
-    found = list(graph.get_all_groups(ignored_layers=kept, root_module_types=list(ROOTS)))
+    fused = fused_heads(module)
+    found = graph.get_all_groups(ignored_layers=kept, root_module_types=list(ROOTS))
+    return _plan(module, [(graph, downstream(graph, group, fused)) for group in found], stage)
+
+
+def _plan(module: nn.Module, grouped: Sequence[tuple[Any, Any]], stage: PruneConfig) -> PruningPlan:
+    """Choose from pairs of a dependency graph and a group of it."""
     importance = IMPORTANCES[stage.importance]()
-    heads = head_counts(module)
-    parts = [_parts(group, heads) for group in found]
+    heads = {**head_counts(module), **fused_heads(module)}
     scored = [
-        (group, score, count)
-        for group, count in zip(found, parts, strict=True)
-        if (score := _score(importance, group, count)) is not None
+        (graph, group, score, parts)
+        for graph, group in grouped
+        if (score := _score(importance, group, parts := _parts(group, heads))) is not None
     ]
-    indices = SELECT_FNS[stage.scope]([score for _, score, _ in scored], stage.ratio, stage.round_to)
+    indices = SELECT_FNS[stage.scope]([score for _, _, score, _ in scored], stage.ratio, stage.round_to)
     chosen = [
-        graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, _expand(group, removed, count))
-        for (group, _, count), removed in zip(scored, indices, strict=True)
+        graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, _expand(group, removed, parts))
+        for (graph, group, _, parts), removed in zip(scored, indices, strict=True)
         if removed
     ]
-    return PruningPlan(module, tuple(chosen), len(found) - len(chosen))
+    return PruningPlan(module, tuple(chosen), len(grouped) - len(chosen))
 
 
 def _plan_own(module: nn.Module, groups: list[Group], stage: PruneConfig) -> PruningPlan:

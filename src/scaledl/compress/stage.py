@@ -24,7 +24,8 @@ class StageContext:
     """Everything a stage may use besides the model that it changes.
 
     `config` is the run's, `stage` this stage's section at `compress.stages[index]`, `run` the stage's own run,
-    `teacher` the frozen model of the source run, `outer` the chain's run, which shows signs of life meanwhile.
+    `teacher` the frozen model of the source run, `outer` the chain's run, which shows signs of life meanwhile,
+    `trust` whether code that saved models name is imported.
     """
 
     config: Config
@@ -34,6 +35,7 @@ class StageContext:
     teacher: Model
     index: int = 0
     outer: Run | None = None
+    trust: bool = False
 
     @property
     def key(self) -> str:
@@ -56,7 +58,7 @@ def stage_label(index: int, method: str) -> str:
     return f"stage {index + 1} {method}"
 
 
-def start_model(run: Run, make_fn: Callable[[], Model]) -> Model:
+def start_model(run: Run, make_fn: Callable[[], Model], *, trust: bool = False) -> Model:
     """The changed model that training starts from: made and saved once, found again by every later attempt.
 
     Always the loaded one, so that a first attempt and a resumed one start from the same bits.
@@ -67,7 +69,7 @@ def start_model(run: Run, make_fn: Callable[[], Model]) -> Model:
     else:
         save_model(make_fn(), directory)
         run.record(START)
-    return load_model(directory)
+    return load_model(directory, trust=trust)
 
 
 def finetune_config(context: StageContext, *, epochs_share: float, lr_share: float) -> Config:

@@ -142,6 +142,11 @@ FAMILIES = Registry(
             "Vaswani et al. 2017",
         ),
         "gpt": Entry("scaledl.models.gpt:build_gpt", "Causal language model, which writes on.", "Radford et al. 2019"),
+        "external": Entry(
+            "scaledl.models.external:build_external",
+            "A model of timm, torchvision or transformers, or any class of one's own.",
+            "Wightman 2019, Wolf et al. 2020",
+        ),
     },
 )
 ACTIVATIONS = Registry(

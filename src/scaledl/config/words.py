@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from .errors import show
-from .schema import FOLDER_PATTERN, NAME_PATTERN, OWN_PATTERN, TOKENIZER_PATTERN, Config
+from .schema import EXTERNAL_PATTERN, FOLDER_PATTERN, NAME_PATTERN, OWN_PATTERN, TOKENIZER_PATTERN, Config
 
 Schema = dict[str, Any]
 
@@ -16,6 +16,7 @@ PATTERNS = {
     OWN_PATTERN: "a function as path.to.module:function",
     FOLDER_PATTERN: "a folder of a prepared data set (with a slash: ./NAME)",
     TOKENIZER_PATTERN: "a tokenizer file of Hugging Face (FILE.json)",
+    EXTERNAL_PATTERN: "timm:NAME, torchvision:NAME, hf:NAME or python.path:Class",
 }
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 import scaledl
 from scaledl.config.registry import TASKS
 from scaledl.config.schema import ExportConfig, TaskConfig
+from scaledl.console import get_console
 from scaledl.data import Arrays, DataModule, DataSpec
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.export.artifact import Artifact, write_artifact
 from scaledl.export.reference import outputs_of
 from scaledl.models.quantized import convert, engine_of
-from scaledl.models.structure import Model, Structure
+from scaledl.models.structure import EXTERNAL, Model, Structure
 from scaledl.runtime import jit
 from scaledl.runtime.artifact import (
     CASES_FILE,
@@ -74,12 +75,13 @@ def export_torchscript(
         inputs.shape, data.spec.mean, data.spec.std, inputs.kind, inputs.vocabulary, categories=inputs.categories
     )
     cases = _cases(module, data.test, spec)
-    manifest = _manifest(data.spec, output, engine, source)
-    extra = {MANIFEST_FILE: json.dumps(manifest).encode(), CASES_FILE: save_safetensors(cases)}
-    if inputs.kind == "text":
-        extra[TOKENIZER_FILE] = data.spec.tokenizer.encode()
     with jit.quantized_engine(engine):
-        return write_artifact(path, jit.save_bytes(_script(module, model.structure.family), extra), engine, source)
+        script, traced = _script(module, model.structure)
+        manifest = _manifest(data.spec, output, engine, source) | ({"traced": True} if traced else {})
+        extra = {MANIFEST_FILE: json.dumps(manifest).encode(), CASES_FILE: save_safetensors(cases)}
+        if inputs.kind == "text":
+            extra[TOKENIZER_FILE] = data.spec.tokenizer.encode()
+        return write_artifact(path, jit.save_bytes(script, extra), engine, source)
 
 
 def _output(structure: Structure, spec: DataSpec, config: TaskConfig) -> OutputSpec:
@@ -164,13 +166,30 @@ def _preprocessing(spec: DataSpec) -> dict[str, Any]:
     return {"from": raw, "formula": "(x - mean) / std", "scale": 1.0, **columns}
 
 
-def _script(module: nn.Module, family: str) -> torch.jit.ScriptModule:
-    """There is no fallback to tracing: a trace would freeze one path of the model without a word."""
+def _script(module: nn.Module, structure: Structure) -> tuple[torch.jit.ScriptModule, bool]:
+    """The compiled module, and whether it is only a trace.
+
+    A trace freezes one path of the model: that is done for models of other libraries alone, and never without a word.
+    """
+    example = structure.inputs.example(2)
     try:
-        return jit.script_and_freeze(module)
+        script = jit.script_and_freeze(module)
+        with torch.inference_mode():
+            if not isinstance(found := script(example), Tensor):
+                raise TypeError(f"compiled, it gives a {type(found).__name__} and not a tensor")
+        return script, False
     except jit.SCRIPT_ERRORS as error:
-        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
-        raise ScaledlError(
-            f"the {family} model cannot be exported to TorchScript: {reason}. Its forward may use only what "
-            "torch.jit.script can express, and its source must stand in a file"
-        ) from error
+        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])[:300]
+        if structure.family != EXTERNAL:
+            raise ScaledlError(
+                f"the {structure.family} model cannot be exported to TorchScript: {reason}. Its forward may use only "
+                "what torch.jit.script can express, and its source must stand in a file"
+            ) from error
+    get_console().warn(
+        f"{structure.config['name']} cannot be compiled ({reason}): the file holds a TRACE of one forward pass, in "
+        "which whatever depends on values is fixed. Its verification runs other inputs and batch sizes"
+    )
+    try:
+        return jit.trace_and_freeze(module, example), True
+    except jit.SCRIPT_ERRORS as error:
+        raise ScaledlError(f"{structure.config['name']} can be neither compiled nor traced: {error}") from error

@@ -12,13 +12,18 @@ from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from scaledl.models.dropout import DropPath
 from scaledl.models.leaf import Leaf
 
+FOREIGN_LEAVES = ("PositionalEncodingFourier",)  # of timm's edgenext
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, DropPath)
 
 
 def leaves(module: nn.Module) -> PrepareCustomConfig:
-    """Every kind of `Leaf` in `module` stays whole."""
-    kinds = {type(layer) for layer in module.modules() if isinstance(layer, Leaf)}
+    """Every kind of `Leaf` in `module` stays whole, and what other libraries have of the kind."""
+    kinds = {type(layer) for layer in module.modules() if is_leaf(layer)}
     return PrepareCustomConfig().set_non_traceable_module_classes(sorted(kinds, key=lambda kind: kind.__name__))
+
+
+def is_leaf(layer: nn.Module) -> bool:
+    return isinstance(layer, Leaf) or type(layer).__name__ in FOREIGN_LEAVES
 
 
 @cache

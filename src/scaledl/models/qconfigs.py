@@ -7,6 +7,7 @@ from torch import nn
 from torch.ao import quantization as tq
 
 from scaledl.errors import UsageError
+from scaledl.models.int8_backend import is_leaf
 
 REDUCE_RANGE: dict[str, bool] = {"x86": True, "onednn": False}  # x86: 0..127, else int16 sums saturate without VNNI
 STATIC: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -58,6 +59,9 @@ def qconfig_mapping(module: nn.Module, mode: str, engine: str) -> tq.QConfigMapp
             mapping.set_object_type(kind, tq.default_dynamic_qconfig)
     for kind in WRONG_IN_INT8:
         mapping.set_object_type(kind, None)
+    for name, leaf in module.named_modules():
+        for inner, _ in leaf.named_modules(prefix=name) if is_leaf(leaf) else ():
+            mapping.set_module_name(inner, None)
     return mapping.set_object_type(nn.Embedding, tq.default_embedding_qat_qconfig)
 
 

@@ -135,7 +135,7 @@ def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -
                 module.train(), mapping, example, leaves(module), backend_config=backend_config()
             )
             return _tied(prepared, module)
-    except (torch.fx.proxy.TraceError, NotImplementedError, TypeError) as error:
+    except _TRACE_ERRORS as error:
         raise UsageError(
             f"{type(module).__name__} cannot be quantized, because its forward cannot be traced: {error}. "
             "Avoid control flow that depends on tensor values."
@@ -151,6 +151,10 @@ def _tied(prepared: nn.Module, module: nn.Module) -> nn.Module:
             owner, _, key = name.rpartition(".")
             setattr(prepared.get_submodule(owner), key, prepared.get_parameter(same))
     return prepared
+
+
+# What torch.fx fails with, or a module that is given a proxy for a tensor.
+_TRACE_ERRORS = (torch.fx.proxy.TraceError, NotImplementedError, TypeError, AttributeError, RuntimeError, IndexError)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import json
 from collections.abc import Mapping
@@ -15,9 +14,11 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
+from scaledl.config.imported import import_named, untrusted
 from scaledl.config.registry import CHANGES, FAMILIES
-from scaledl.config.schema import ModelConfig
+from scaledl.config.schema import ExternalConfig, ModelConfig
 from scaledl.errors import UsageError
+from scaledl.models.external import check_outputs, library_of, settled
 from scaledl.models.resize import apply_difference, describe_difference
 from scaledl.models.weights import load_weights, write_weights
 from scaledl.run import atomic_json
@@ -26,6 +27,7 @@ from scaledl.runtime.signature import Inputs, Outputs
 SCHEMA_VERSION = 2
 STRUCTURE_FILE = "structure.json"
 WEIGHTS_FILE = "weights.safetensors"
+EXTERNAL = "external"
 MAX_STRUCTURE_BYTES = 16 * 2**20
 
 _MODEL_CONFIG: TypeAdapter[Any] = TypeAdapter(ModelConfig)
@@ -55,6 +57,14 @@ class Structure:
     history: tuple[dict[str, Any], ...] = ()
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @property
+    def imports(self) -> str:
+        """The code of one's own that builds it, "python.path:name"; empty where there is none."""
+        if ":" in self.family or "." in self.family:
+            return self.family
+        name = str(self.config.get("name", "")) if self.family == EXTERNAL else ""
+        return "" if library_of(name) else name
 
     def then(self, change: dict[str, Any]) -> Structure:
         """This structure after one more change."""
@@ -105,10 +115,16 @@ def new_model(config: Any, inputs: Inputs | tuple[int, ...], outputs: Outputs | 
             f"model.num_classes: got {config.num_classes}, the data has {outputs.count} classes. "
             "Remove the key or choose the data that it belongs to."
         )
+    external = isinstance(config, ExternalConfig)
+    if external:
+        config = settled(config, inputs, outputs)
     structure = Structure(config.family, config.model_dump(mode="json"), inputs, outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(_build_family(structure, trust=True), structure)
+        module = _build_family(structure, trust=True)
+        if external:
+            check_outputs(module, config, inputs, outputs)
+    return Model(module, structure)
 
 
 def build(structure: Structure, *, trust: bool = False) -> nn.Module:
@@ -189,8 +205,13 @@ def _check_size(structure: Structure, weights: Path, *, trust: bool) -> None:
 
 
 def _build_family(structure: Structure, *, trust: bool) -> nn.Module:
-    if ":" in structure.family or "." in structure.family:
-        return _build_imported(structure, trust=trust)
+    """Call the family's builder. Code that the structure names is imported only with `trust`."""
+    named = structure.imports
+    if named and not trust:
+        raise untrusted(named, "the model")
+    if named == structure.family:
+        module: nn.Module = import_named(named, named)(structure.config, structure.inputs, structure.outputs)
+        return module
     builder = FAMILIES.resolve(structure.family)
     try:
         config = _MODEL_CONFIG.validate_python(structure.config)
@@ -198,24 +219,8 @@ def _build_family(structure: Structure, *, trust: bool) -> nn.Module:
         raise UsageError(f"config: {_first_problem(error)}") from None
     if config.family != structure.family:
         raise UsageError(f"config.family is {config.family!r}, the structure's family is {structure.family!r}")
-    module: nn.Module = builder(config, structure.inputs, structure.outputs)
-    return module
-
-
-def _build_imported(structure: Structure, *, trust: bool) -> nn.Module:
-    """Call "python.path:builder" with the same three arguments as a family's builder."""
-    if not trust:
-        raise UsageError(
-            f"the model names code to import, {structure.family!r}, which is refused unless you trust "
-            "where it comes from; if you do, add --trust"
-        )
-    path, _, name = structure.family.partition(":")
-    try:
-        builder = getattr(importlib.import_module(path), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{structure.family!r} cannot be imported: {error}") from None
-    module: nn.Module = builder(structure.config, structure.inputs, structure.outputs)
-    return module
+    built: nn.Module = builder(config, structure.inputs, structure.outputs)
+    return built
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from scaledl.errors import UsageError
 
@@ -26,6 +26,7 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is (deprecated|not supported)")
         warnings.filterwarnings("ignore", message="The TorchScript type system doesn't")  # torch's own int8 modules
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # it asks for every attribute
         yield
 
 
@@ -55,6 +56,18 @@ def script_and_freeze(module: nn.Module) -> torch.jit.ScriptModule:
     with _quiet():
         frozen: torch.jit.ScriptModule = torch.jit.freeze(scripted)
     return frozen
+
+
+def trace_and_freeze(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    """Record what `module` (in eval mode) does with `example`, and freeze that: whatever depends on values is fixed.
+
+    Raises:
+        SCRIPT_ERRORS: the module cannot be traced.
+    """
+    with _quiet(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about values that the trace takes for constants, which is said elsewhere
+        traced: torch.jit.ScriptModule = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
+    return traced
 
 
 def save_bytes(module: torch.jit.ScriptModule, extra_files: Mapping[str, bytes]) -> bytes:

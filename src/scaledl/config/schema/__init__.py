@@ -1,7 +1,9 @@
 """The typed sections of a config. Frozen, complete, torch-free: units and meaning stand in the descriptions."""
 
 from .base import (
+    EXTERNAL_PATTERN,
     FOLDER_PATTERN,
+    LIBRARIES,
     NAME_PATTERN,
     OWN_PATTERN,
     TOKENIZER_PATTERN,
@@ -45,7 +47,8 @@ from .data import (
     TextConfig,
 )
 from .export import ExportConfig
-from .family import DropoutKind, FamilySection
+from .external import ExternalConfig
+from .family import DropoutKind, FamilySection, ModelSection
 from .model import DEFAULT_FAMILY, MLPConfig, ModelConfig, ResNetConfig
 from .optim import PROXIMAL, MethodSection, OptimizerConfig, SchedulerConfig
 from .root import Config, conflicts
@@ -66,7 +69,9 @@ from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConf
 
 __all__ = [
     "DEFAULT_FAMILY",
+    "EXTERNAL_PATTERN",
     "FOLDER_PATTERN",
+    "LIBRARIES",
     "NAME_PATTERN",
     "OWN_PATTERN",
     "PROXIMAL",
@@ -87,6 +92,7 @@ __all__ = [
     "DistillConfig",
     "DropoutKind",
     "ExportConfig",
+    "ExternalConfig",
     "FamilySection",
     "FinetuneSettings",
     "Fraction",
@@ -99,6 +105,7 @@ __all__ = [
     "MethodSection",
     "MixAlpha",
     "ModelConfig",
+    "ModelSection",
     "NonNegativeFloat",
     "OpenFraction",
     "OptimizerConfig",

@@ -13,6 +13,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 FOLDER_PATTERN = "/"
 TOKENIZER_PATTERN = r"\.json$"
 OWN_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # a function of one's own: path.to.module:function
+LIBRARIES = ("timm", "torchvision", "hf")
+EXTERNAL_PATTERN = rf"^({'|'.join(LIBRARIES)}):\S+$|{OWN_PATTERN}"
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]

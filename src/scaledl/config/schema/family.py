@@ -19,8 +19,18 @@ def activation_field(default: str) -> Any:
     return Field(default=default, description="Between the layers.", json_schema_extra=list_names(ACTIVATIONS))
 
 
-class FamilySection(Section):
+class ModelSection(Section):
+    """What the section of every family has."""
+
     family: str = Field(description="Kind of model.")
+    num_classes: int | None = Field(
+        default=None, ge=2, le=1_000_000, description="Checked against the data when given."
+    )
+
+
+class FamilySection(ModelSection):
+    """What the sections of our own families have besides."""
+
     activation: ActivationName = activation_field("relu")
     dropout: Fraction = Field(default=0.0, description="Share of the values of hidden layers set to zero in training.")
     dropout_kind: DropoutKind = Field(
@@ -30,7 +40,4 @@ class FamilySection(Section):
     )
     init: Annotated[str, registered(INITS)] = Field(
         default="default", description="Initial weights.", json_schema_extra=list_names(INITS)
-    )
-    num_classes: int | None = Field(
-        default=None, ge=2, le=1_000_000, description="Checked against the data when given."
     )

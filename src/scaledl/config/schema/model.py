@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Fraction
+from .external import ExternalConfig
 from .family import Channels, FamilySection
 from .sequence import GPTConfig, GRUConfig, LSTMConfig, RNNConfig, TransformerConfig
 from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
@@ -53,6 +54,7 @@ ModelConfig = Annotated[
     | LSTMConfig
     | GRUConfig
     | TransformerConfig
-    | GPTConfig,
+    | GPTConfig
+    | ExternalConfig,
     Field(discriminator="family"),
 ]

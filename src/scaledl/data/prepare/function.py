@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scaledl.config.imported import import_named, working_directory
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import Target
 from scaledl.data.prepare import series as series_files
@@ -240,7 +238,7 @@ def _bytes(content: Any) -> bytes:
 def _samples(name: str) -> Iterator[Any]:
     """What the function gives. An error of its own is told with its type, its place and the sample it was at."""
     number = 0
-    with _working_directory():
+    with working_directory():
         try:
             for sample in _function(name)():
                 yield sample
@@ -255,22 +253,7 @@ def _function(name: str) -> Any:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise UsageError(f"SOURCE: got {PREFIX}{name}; allowed: {PREFIX}package.module:function")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{PREFIX}{name}: cannot be imported ({error}); looked in {Path.cwd()} too") from error
+    found = import_named(name, f"{PREFIX}{name}")
     if not callable(found):
         raise UsageError(f"{PREFIX}{name}: is a {type(found).__name__}; expected a function without arguments")
     return found
-
-
-@contextmanager
-def _working_directory() -> Iterator[None]:
-    """Modules of the working directory can be imported, as with `python -m`."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if here in sys.path:
-            sys.path.remove(here)

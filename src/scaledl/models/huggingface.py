@@ -1,0 +1,200 @@
+"""Models of Hugging Face transformers (Wolf et al. 2020), for texts and images, behind plain inputs and outputs.
+
+The library's config becomes part of ours (`model.architecture`), so that a saved model is built again without the
+network or a folder. Code from the hub (`trust_remote_code`) is never run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scaledl.config.schema import ExternalConfig
+from scaledl.errors import UsageError, require_extra
+from scaledl.runtime.signature import Inputs, Outputs
+
+PADDING_ID = 0
+# Of a config: where it came from, code and kernels to fetch, names of classes; and types that our precision decides.
+_LEFT_OUT = (
+    *(
+        "_name_or_path",
+        "transformers_version",
+        "architectures",
+        "auto_map",
+        "quantization_config",
+        "id2label",
+        "label2id",
+    ),
+    *("_attn_implementation", "_attn_implementation_internal", "attn_implementation", "experts_implementation"),
+    *("_experts_implementation", "_experts_implementation_internal", "dtype", "torch_dtype", "_commit_hash"),
+)
+
+
+class TextModel(nn.Module):
+    """Token ids in, plain logits out."""
+
+    def __init__(self, model: nn.Module, *, steps: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.steps = steps
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """int64 [B, T], 0 is padding -> logits [B, K], or [B, K, T] for each step."""
+        logits: Tensor = self.model(input_ids=ids, attention_mask=(ids != PADDING_ID).long()).logits
+        return logits.transpose(1, 2) if self.steps else logits
+
+
+class ImageModel(nn.Module):
+    """Images in, plain logits out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> logits [B, K]."""
+        logits: Tensor = self.model(pixel_values=x).logits
+        return logits
+
+
+def build_huggingface(config: ExternalConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    """The model of `config.architecture`, or of what the name stands for, with fresh weights.
+
+    Raises UsageError for an architecture that the library does not have, or has no such model of.
+    """
+    architecture = config.architecture or find_architecture(config, inputs, outputs)
+    with _quiet():
+        library_config = _config_of(architecture)
+        make = model_class(library_config, inputs, outputs, config.name)
+        try:
+            model: nn.Module = make.from_config(library_config, dtype=torch.float32, trust_remote_code=False)
+        except (TypeError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+            raise UsageError(f"model.name: {config.name} cannot be made: {error}") from error
+    return wrapped(model, inputs, outputs)
+
+
+def wrapped(model: nn.Module, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    return TextModel(model, steps=outputs.form == "steps") if inputs.kind == "text" else ImageModel(model)
+
+
+def find_architecture(config: ExternalConfig, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
+    """The library's config as plain values: of a folder, a kind of model, or a name of the hub.
+
+    Raises UsageError when there is none, or it does not fit the data.
+    """
+    require_extra("transformers", "models")
+    name = config.name.partition(":")[2]
+    with _quiet():
+        found = _found(name, config.args, inputs)
+        if hasattr(found, "num_labels"):
+            found.num_labels = outputs.count
+        _check(found, config.name, inputs)
+        plain = {key: value for key, value in found.to_dict().items() if key not in _LEFT_OUT}
+    plain |= {"model_type": found.model_type, "num_labels": outputs.count}
+    return dict(json.loads(json.dumps(plain)))  # as it comes back from a file
+
+
+def _found(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name in CONFIG_MAPPING:
+        return _of_kind(name, args, inputs)
+    try:
+        options = {"trust_remote_code": False, "local_files_only": folder.is_dir(), "return_unused_kwargs": True}
+        found, unused = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name, **options, **args)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"model.name: got hf:{name}; allowed: a name of the hub, a folder with config.json, or a kind of model "
+            f"such as hf:bert ({' '.join(str(error).split())[:300]})"
+        ) from error
+    if unused := sorted(unused.keys() & args.keys()):
+        raise UsageError(f"model.args: got {', '.join(unused)}; allowed: settings of the config of hf:{name}")
+    return found
+
+
+def _of_kind(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
+    """The library's defaults for this kind of model, made for the data, with `args` over them."""
+    from transformers import AutoConfig
+
+    found = AutoConfig.for_model(name)
+    size = {"vocab_size": inputs.vocabulary, "pad_token_id": PADDING_ID, "bos_token_id": None, "eos_token_id": None}
+    image = {"num_channels": inputs.shape[0], "image_size": inputs.shape[-1]}
+    given = {**(size if inputs.kind == "text" else image), **args}
+    if unknown := sorted(key for key in args if not hasattr(found, key)):
+        raise UsageError(f"model.args: got {', '.join(unknown)}; allowed: settings of {type(found).__name__}")
+    try:
+        return AutoConfig.for_model(name, **{key: value for key, value in given.items() if hasattr(found, key)})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model.args: hf:{name} cannot be made with {args}: {error}") from error
+
+
+def _config_of(architecture: dict[str, Any]) -> Any:
+    require_extra("transformers", "models")
+    from transformers import CONFIG_MAPPING
+
+    kind = str(architecture.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise UsageError(f"model.architecture: model_type is {kind!r}, which this transformers does not have")
+    plain = {key: value for key, value in architecture.items() if key not in _LEFT_OUT}
+    return CONFIG_MAPPING[kind].from_dict(plain)
+
+
+def model_class(library_config: Any, inputs: Inputs, outputs: Outputs, name: str) -> Any:
+    """The library's class that makes a model for this kind of inputs and outputs. Raises UsageError for others."""
+    import transformers
+
+    causal, masked = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_MASKED_LM_MAPPING
+    kind = type(library_config)
+    if inputs.kind == "image" and outputs.form == "vector":
+        return transformers.AutoModelForImageClassification
+    if inputs.kind == "text" and outputs.form == "vector":
+        return transformers.AutoModelForSequenceClassification
+    if inputs.kind == "text" and outputs.form == "steps":
+        if outputs.count != inputs.vocabulary:
+            return transformers.AutoModelForTokenClassification
+        if kind in masked or kind in causal:
+            return transformers.AutoModelForMaskedLM if kind in masked else transformers.AutoModelForCausalLM
+    raise UsageError(
+        f"model.name: {name} is for images or texts, and for classes, tags or tokens; the data has {inputs.kind} "
+        f"inputs and the task needs outputs of the form {outputs.form!r}"
+    )
+
+
+def _check(found: Any, name: str, inputs: Inputs) -> None:
+    """Refuse a model that would take ids for others than they are."""
+    if inputs.kind != "text":
+        return
+    vocabulary, padding = getattr(found, "vocab_size", None), getattr(found, "pad_token_id", None)
+    if vocabulary is not None and vocabulary < inputs.vocabulary:
+        raise UsageError(
+            f"model.name: {name} knows {vocabulary} tokens and the data has {inputs.vocabulary}; take its own "
+            f"tokenizer, or model.args={{vocab_size: {inputs.vocabulary}}} for a model without pretrained weights"
+        )
+    if padding is None:
+        found.pad_token_id = PADDING_ID
+    elif padding != PADDING_ID:
+        raise UsageError(
+            f"model.name: {name} pads with token {padding}; allowed: a model that pads with {PADDING_ID}, as the data "
+            "does"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the library has to say of configs; errors come through as exceptions."""
+    from transformers.utils import logging as library_logging
+
+    logging: Any = library_logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
