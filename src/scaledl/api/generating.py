@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scaledl.api.files import ANY_KIND, is_file, result_of
 from scaledl.api.results import data_of
+from scaledl.config.imported import check_trusted
 from scaledl.errors import UsageError
 from scaledl.run import find_run
 
@@ -55,7 +56,7 @@ def generate(target: str | None, root: Path, prompt: str, drawing: Drawing, *, t
     Raises UsageError for a model that does not predict the next token, or a prompt without a token.
     """
     is_path = target is not None and is_file(target)
-    writer = _of_file(str(target), trust) if is_path else _of_run(target, root)
+    writer = _of_file(str(target), trust) if is_path else _of_run(target, root, trust)
     tokenizer = _tokenizer(writer)
     given = _tokens(tokenizer, prompt)
     written = _written(writer, given, drawing)
@@ -112,8 +113,9 @@ def _completion(tokenizer: Tokenizer, given: list[int], written: list[int]) -> s
     return text[len(start) :] if text.startswith(start) else tokenizer.decode(written[len(given) :])
 
 
-def _of_run(target: str | None, root: Path) -> _Writer:
+def _of_run(target: str | None, root: Path, trust: bool) -> _Writer:
     run = find_run(target, root, kinds=ANY_KIND if target is not None else ("train",))
+    check_trusted(run.config, trust, str(run.path))
     run.verify_files("model")
     from scaledl.models.structure import read_structure
 
@@ -125,7 +127,7 @@ def _of_run(target: str | None, root: Path) -> _Writer:
             f"{run.path}: its model sees the tokens that it is to predict; allowed: gpt, or rnn, lstm and gru in one "
             "direction"
         )
-    name, forward = result_of(run)
+    name, forward = result_of(run, trust=trust)
     spec = data_of(run, run.config).spec
     return _Writer(name, forward, spec.tokenizer, structure.inputs.vocabulary, structure.inputs.shape[0])
 

@@ -37,19 +37,20 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
         if run.state == "complete" and not _changes(run, config):
             return _already_complete(run)
     from scaledl.data import build_data
-    from scaledl.tasks.model import model_for
     from scaledl.train import fit
+    from scaledl.train.start import find_start, keep_start
 
     # A config that does not fit its data must leave no run behind: its id would refuse the corrected one.
     data = build_data(config.data, config.run.seed)
-    model = model_for(config, data.spec)
-    run = _training_run(config, name, id, allow_changes)
+    start = find_start(config, data.spec, None if id is None else Path(config.run.root) / name / id)
+    run = _training_run(config, name, id, allow_changes, start.parents)
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")
         check_data(data, run, config)
         _take_over(run, config)
         run.update(data_fingerprint=data.spec.fingerprint, world_size=current_ranks().world_size)
-        result = fit(config, run, data, model)
+        keep_start(run, start)
+        result = fit(config, run, data, start.model)
         keep_result(run, result.model, data, result.metrics)
     return run
 
@@ -112,8 +113,10 @@ def chain(config: Config) -> tuple[Run, Run]:
     return trained, compress(trained, config, trust=True)  # what it names stands in the user's own config
 
 
-def _training_run(config: Config, name: str, id: str | None, allow_changes: bool) -> Run:
-    run = Run.open_or_create(Path(config.run.root), name, id, kind="train", config=config)
+def _training_run(
+    config: Config, name: str, id: str | None, allow_changes: bool, parents: Sequence[Parent] = ()
+) -> Run:
+    run = Run.open_or_create(Path(config.run.root), name, id, kind="train", config=config, parents=parents)
     if not allow_changes:
         _refuse_changes(run, config, _FREE_IN_TRAINING)
     return run

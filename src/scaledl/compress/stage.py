@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from scaledl.config import Config, replace
-from scaledl.config.schema import FinetuneSettings, Stage
+from scaledl.config.schema import FinetuneSettings, Stage, TransferConfig
 from scaledl.data import DataModule
 from scaledl.models.structure import Model, load_model, save_model
 from scaledl.run import Run
@@ -75,9 +75,9 @@ def start_model(run: Run, make_fn: Callable[[], Model], *, trust: bool = False) 
 def finetune_config(context: StageContext, *, epochs_share: float, lr_share: float) -> Config:
     """The run's config for this stage's training: what the stage sets, else shares of the run's epochs and rate.
 
-    Early stopping is off: a stage is short, and its schedule has to run to its end.
+    Early stopping is off: a stage is short, and its schedule has to run to its end. Nothing is frozen.
     """
-    config, stage = context.config, context.stage
+    config, stage = context.config.model_copy(update={"transfer": TransferConfig()}), context.stage
     assert isinstance(stage, FinetuneSettings), stage.method
     epochs = stage.epochs or max(1, math.ceil(config.trainer.epochs * epochs_share))
     changes: dict[str, Any] = {

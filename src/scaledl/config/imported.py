@@ -47,7 +47,7 @@ def imports_of(config: Config) -> dict[str, str]:
     >>> imports_of(Config.model_validate({"model": {"family": "external", "name": "my.nets:Net"}}))
     {'model.name': 'my.nets:Net'}
     """
-    named = {"model.name": getattr(config.model, "name", "")}
+    named = {"model.name": getattr(config.model, "name", ""), "task.loss": config.task.loss or ""}
     return {key: path for key, path in named.items() if is_import(path)}
 
 

@@ -7,7 +7,15 @@ from functools import cache
 from typing import Any
 
 from .errors import show
-from .schema import EXTERNAL_PATTERN, FOLDER_PATTERN, NAME_PATTERN, OWN_PATTERN, TOKENIZER_PATTERN, Config
+from .schema import (
+    EPOCH_PATTERN,
+    EXTERNAL_PATTERN,
+    FOLDER_PATTERN,
+    NAME_PATTERN,
+    OWN_PATTERN,
+    TOKENIZER_PATTERN,
+    Config,
+)
 
 Schema = dict[str, Any]
 
@@ -17,6 +25,7 @@ PATTERNS = {
     FOLDER_PATTERN: "a folder of a prepared data set (with a slash: ./NAME)",
     TOKENIZER_PATTERN: "a tokenizer file of Hugging Face (FILE.json)",
     EXTERNAL_PATTERN: "timm:NAME, torchvision:NAME, hf:NAME or python.path:Class",
+    EPOCH_PATTERN: "numbers of epochs",
 }
 
 
@@ -98,6 +107,9 @@ def _typed_words(node: Schema) -> str:
             return _list_words(node)
         case "object" if properties(node):
             return f"a section with the keys {', '.join(properties(node))}"
+        case "object" if "patternProperties" in node:
+            [(pattern, below)] = node["patternProperties"].items()
+            return f"a section whose keys are {PATTERNS.get(pattern, pattern)}, each with {allowed_words(below)}"
         case "object":
             return "a section"
         case other:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, Unpack
 
@@ -17,6 +18,8 @@ from scaledl.data.raw import check_raw
 from scaledl.data.split import plain_split, stratified_split
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.split import Stream
+from scaledl.data.subset import check_classes, narrow, subset
+from scaledl.errors import UsageError
 from scaledl.runtime.columns import TableColumn
 
 Split = Literal["train", "val", "test"]
@@ -94,9 +97,9 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     """
     found: RawData | DataModule = SOURCES.resolve(config.source)(config)
     if isinstance(found, DataModule):
-        return found
-    raw = found
-    check_raw(raw, config.source)
+        return _narrowed(found, config, seed)
+    check_raw(found, config.source)
+    raw = subset(found, config, seed)
     kept, held = _split(raw, config.val_fraction, seed)
     size = len(raw.labels)
     known = Arrays(raw.inputs, raw.labels, torch.arange(size))
@@ -113,6 +116,24 @@ def _split(raw: RawData, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     if raw.target == "class":
         return stratified_split(raw.labels, fraction, seed, raw.label_names)
     return plain_split(len(raw.labels), fraction, seed)
+
+
+def _narrowed(data: DataModule, config: DataConfig, seed: int) -> DataModule:
+    """A set that has its own splits, with `data.classes` only and `data.limit` of each in training."""
+    if not config.classes and config.limit is None:
+        return data
+    if isinstance(data.train, Stream):
+        raise UsageError(
+            f"data.classes, data.limit: {data.spec.source} is streamed from shards; allowed: with a set in arrays "
+            "(data.prepare.shard_mb=0)"
+        )
+    check_classes(data.spec.target, config)
+    labels = tuple(config.classes) or data.spec.labels
+    train = narrow(data.train, data.spec.labels, labels, config.limit, seed)
+    others = {name: narrow(split, data.spec.labels, labels) for name, split in (("val", data.val), ("test", data.test))}
+    splits = {"train": train, **others}
+    spec = dataclasses.replace(data.spec, labels=labels, fingerprint=fingerprint(splits, labels, data.spec.fingerprint))
+    return DataModule(spec, **splits)
 
 
 def _describe(source: str, splits: dict[str, Arrays], raw: RawData) -> DataSpec:

@@ -65,6 +65,7 @@ def build_strategy(config: Config, ranks: Ranks, *, gpu: bool) -> Strategy | str
         near=None if gpu else ranks.near,
         cluster_environment=RankEnvironment(ranks),
         process_group_backend=distributed.get_backend(),
+        find_unused_parameters=config.transfer.thaws,  # what is frozen for now has no gradient
         timeout=timedelta(seconds=ranks.timeout_seconds),
     )
 

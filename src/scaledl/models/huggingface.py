@@ -68,9 +68,10 @@ def build_huggingface(config: ExternalConfig, inputs: Inputs, outputs: Outputs) 
 
     Raises UsageError for an architecture that the library does not have, or has no such model of.
     """
-    architecture = config.architecture or find_architecture(config, inputs, outputs)
-    with _quiet():
-        library_config = _config_of(architecture)
+    if config.architecture is None:
+        config = config.model_copy(update={"architecture": find_architecture(config, inputs, outputs)})
+    with quiet():
+        library_config = config_of(config, outputs)
         make = model_class(library_config, inputs, outputs, config.name)
         try:
             model: nn.Module = make.from_config(library_config, dtype=torch.float32, trust_remote_code=False)
@@ -90,7 +91,7 @@ def find_architecture(config: ExternalConfig, inputs: Inputs, outputs: Outputs) 
     """
     require_extra("transformers", "models")
     name = config.name.partition(":")[2]
-    with _quiet():
+    with quiet():
         found = _found(name, config.args, inputs)
         if hasattr(found, "num_labels"):
             found.num_labels = outputs.count
@@ -135,8 +136,10 @@ def _of_kind(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
         raise UsageError(f"model.args: hf:{name} cannot be made with {args}: {error}") from error
 
 
-def _config_of(architecture: dict[str, Any]) -> Any:
+def config_of(config: ExternalConfig, outputs: Outputs) -> Any:
+    """The library's config that `model.architecture` holds. Raises UsageError for a kind that it does not have."""
     require_extra("transformers", "models")
+    architecture = {**(config.architecture or {}), "num_labels": outputs.count}
     from transformers import CONFIG_MAPPING
 
     kind = str(architecture.get("model_type"))
@@ -187,7 +190,7 @@ def _check(found: Any, name: str, inputs: Inputs) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back what the library has to say of configs; errors come through as exceptions."""
     from transformers.utils import logging as library_logging
 

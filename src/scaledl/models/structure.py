@@ -31,7 +31,7 @@ EXTERNAL = "external"
 MAX_STRUCTURE_BYTES = 16 * 2**20
 
 _MODEL_CONFIG: TypeAdapter[Any] = TypeAdapter(ModelConfig)
-_BUILD_ERRORS = (
+BUILD_ERRORS = (
     RuntimeError,
     MemoryError,
     AttributeError,
@@ -118,7 +118,7 @@ def new_model(config: Any, inputs: Inputs | tuple[int, ...], outputs: Outputs | 
     external = isinstance(config, ExternalConfig)
     if external:
         config = settled(config, inputs, outputs)
-    structure = Structure(config.family, config.model_dump(mode="json"), inputs, outputs)
+    structure = Structure(config.family, config.model_dump(mode="json", exclude={"pretrained"}), inputs, outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _build_family(structure, trust=True)
@@ -160,7 +160,7 @@ def load_model(directory: Path, *, trust: bool = False) -> Model:
         module = build(structure, trust=trust)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    except _BUILD_ERRORS as error:
+    except BUILD_ERRORS as error:
         raise UsageError(f"{path}: the structure cannot be built: {error}") from None
     load_weights(module, weights)
     return Model(module.eval(), structure)

@@ -7,17 +7,16 @@ the value is 0.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scaledl.config.imported import import_named
 from scaledl.config.registry import LOSSES
 from scaledl.config.schema import TaskConfig
 from scaledl.data.arrays import IGNORED
-from scaledl.errors import UsageError
 
 LossFn = Callable[[Tensor, Tensor, TaskConfig, Tensor | None], Tensor]
 
@@ -32,11 +31,7 @@ def loss_fn(config: TaskConfig) -> LossFn:
 
 
 def _own(name: str) -> LossFn:
-    path, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(path), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"task.loss: {name!r} cannot be imported: {error}") from None
+    function = import_named(name, f"task.loss: {name!r}")
     return lambda outputs, targets, config, weight: function(outputs, targets)
 
 

@@ -40,6 +40,8 @@ from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.tasks.model import task_around
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
+from scaledl.train.freezing import Freezing, Plan, plan_transfer
+from scaledl.train.lora import add_adapters_, merged
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.share import arrives_in_shards, can_be_blank
 from scaledl.train.swa import WeightAverage
@@ -144,7 +146,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     """What every rank does in the same way. The module is whole on rank 0 only."""
     config, settings, run, ranks = fitting.config, fitting.settings, fitting.run, fitting.ranks
     torch.set_num_threads(settings.num_threads)
-    task = _build_task(fitting)
+    task, plan, adapters = _build_task(fitting)
     steps = total_steps(config, _steps_per_epoch(fitting))
     average = _average(fitting, task, steps)
     metrics = Metrics(run, steps, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
@@ -170,7 +172,14 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         seed=config.run.seed,
     )
     whole = WholeWeights()
-    ours = [*_optional(config, average), metrics, *([display] if ranks.is_main else []), checkpointer, whole]
+    ours = [
+        *_frozen(fitting, plan),
+        *_optional(config, average),
+        metrics,
+        *([display] if ranks.is_main else []),
+        checkpointer,
+        whole,
+    ]
     signs = SignsOfLife(current_link())
     trainer = build_trainer(config, settings, ranks, writer, [*fitting.callbacks, signs, *ours])
     try:
@@ -194,7 +203,8 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     finally:
         display.close()
         writer.close()
-    return _result(fitting, task, whole, average), task, trainer
+    module = _result(fitting, task, whole, average)
+    return module if adapters is None else merged(adapters).eval(), task, trainer
 
 
 class WholeWeights(pl.Callback):
@@ -213,18 +223,23 @@ def _announce(run: Run, config: Config) -> None:
     current_link().announce(run.path / "ranks", run.manifest.attempts, config.trainer.hang_seconds)
 
 
-def _build_task(fitting: Fitting) -> Task:
+def _build_task(fitting: Fitting) -> tuple[Task, Plan, Any]:
+    """The task, what of its model learns, and the adapters that were put into it, if any."""
     config, settings, data = fitting.config, fitting.settings, fitting.data
     module = prepare_module(fitting.model.module, settings).train()
     if config.trainer.strategy == "deepspeed":
         module.to(memory_format=torch.contiguous_format)  # it may have come as channels_last
+    structure, lora = fitting.model.structure, config.transfer.lora
+    adapters = add_adapters_(module, structure, lora, config.run.seed).train() if lora.rank else None
+    plan = plan_transfer(module, structure, config.transfer)
+    plan.prepare_(module)
     task = task_around(module, config, data.spec)
     task.prepare(data)
     task.channels_last = settings.channels_last
     task.accumulate = settings.accumulate
     task.batch_size = config.data.batch_size
     task.train_samples = len(data.train)
-    equip(task, config, _steps_per_epoch(fitting))
+    equip(task, config, _steps_per_epoch(fitting), plan.lr_scale)
     task.ranks = fitting.ranks
     task.max_nonfinite_steps = config.trainer.max_nonfinite_steps
     task.averages_gradients = config.trainer.strategy == "deepspeed"
@@ -236,7 +251,12 @@ def _build_task(fitting: Fitting) -> Task:
         )
     if config.trainer.compile:
         module.compile()
-    return task
+    return task, plan, adapters
+
+
+def _frozen(fitting: Fitting, plan: Plan) -> list[pl.Callback]:
+    batchnorm_eval = fitting.config.transfer.frozen_batchnorm == "eval"
+    return [Freezing(plan, batchnorm_eval=batchnorm_eval, label=fitting.label)] if plan.freezes else []
 
 
 def _smaller(fitting: Fitting, problem: str) -> Fitting:
@@ -247,7 +267,7 @@ def _smaller(fitting: Fitting, problem: str) -> Fitting:
     run, model = fitting.run, fitting.model
     if newest_verified(run.checkpoints) is None:
         raise ScaledlError(f"{problem}; and no checkpoint could be written to go on from with smaller micro-batches")
-    if fitting.config.trainer.strategy == "deepspeed":
+    if fitting.config.trainer.strategy == "deepspeed" or fitting.config.transfer.lora.rank:
         model = Model(build(model.structure, trust=True), model.structure)
     else:
         model = Model(copy.deepcopy(model.module), model.structure)
@@ -343,7 +363,7 @@ def _result(fitting: Fitting, task: Task, whole: WholeWeights, average: Average 
             state = read_checkpoint(Path(fitting.resume))["state_dict"]
         module = _whole_module(fitting.model.structure, _of_model(state))
     _select_weights(module, task, fitting.run, average, fitting.config)
-    return module.cpu().to(memory_format=torch.contiguous_format).eval()
+    return module.cpu().to(memory_format=torch.contiguous_format).requires_grad_(True).eval()
 
 
 def _whole_module(structure: Structure, state: dict[str, Tensor]) -> nn.Module:

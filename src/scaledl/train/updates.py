@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,14 +16,19 @@ from scaledl.optim.schedules import Plateau, build_schedule, held
 from scaledl.tasks.base import Task
 
 
-def equip(task: Task, config: Config, steps_per_epoch: int) -> None:
-    """Tell a task what the optimizer, scheduler and trainer sections say about its updates."""
+def equip(
+    task: Task, config: Config, steps_per_epoch: int, lr_scale_fn: Callable[[str], float] = lambda name: 1.0
+) -> None:
+    """Tell a task what the optimizer, scheduler and trainer sections say about its updates.
+
+    `lr_scale_fn`: for the name of a parameter, its share of the learning rate.
+    """
     total = total_steps(config, steps_per_epoch)
     task.peak_lr = config.optimizer.lr
     task.schedule = build_schedule(config.scheduler, steps_per_epoch, total)
     if config.trainer.swa_lr_ratio is not None:
         task.schedule = held(task.schedule, swa_start_step(config, total), config.trainer.swa_lr_ratio)
-    task.optimizer_fn = lambda target: build_optimizer(target, config.optimizer)
+    task.optimizer_fn = lambda target: build_optimizer(target, config.optimizer, lr_scale_fn)
     task.gradient_clip = config.trainer.gradient_clip
     task.gradient_clip_value = config.trainer.gradient_clip_value
     task.sam_rho = config.optimizer.sam_rho

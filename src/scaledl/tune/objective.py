@@ -21,9 +21,9 @@ from scaledl.models.quantized import without_quantization
 from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Run, atomic_write
 from scaledl.runtime.torchscript import load
-from scaledl.tasks.model import model_for
 from scaledl.train import fit
 from scaledl.train.settings import FILE as SETTINGS
+from scaledl.train.start import find_start, keep_start
 from scaledl.tune.trial import Ended, Order, Watch
 
 SHARED_SETTINGS = "settings"
@@ -65,7 +65,7 @@ def work(order: Order, run: Run, watch: Watch) -> dict[str, float]:
 
 def data_of(config: Config) -> DataModule:
     """The data, loaded once: for this process, and where there is a folder for it, for all of this node."""
-    section = config.data.model_dump(include={"source", "root", "val_fraction", "download"})
+    section = config.data.model_dump(include={"source", "root", "val_fraction", "download", "classes", "limit"})
     key = json.dumps([section, config.run.seed])
     if key not in _data:
         _data.clear()
@@ -81,8 +81,9 @@ def train(order: Order, run: Run, config: Config, data: DataModule, watch: Watch
     kept = _share_settings(order, run, config)
     if found := scan(run.checkpoints):
         watch.recall(run.metrics_file, found[0][1].step)
-    model = model_for(config, data.spec)
-    result = fit(config, run, data, model, callbacks=[watch], label=f"trial {order.number}")
+    start = find_start(config, data.spec, run.path)
+    keep_start(run, start)
+    result = fit(config, run, data, start.model, callbacks=[watch], label=f"trial {order.number}")
     _keep_settings(kept, run)
     save_model(result.model, run.model_dir)
     run.record("model")

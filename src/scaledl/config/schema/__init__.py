@@ -64,11 +64,14 @@ from .sequence import (
 )
 from .task import HeadConfig, TaskConfig
 from .trainer import DeepSpeedConfig, TrainerConfig
+from .transfer import ALL_BUT_HEAD, EPOCH_PATTERN, LoraConfig, TransferConfig
 from .tune import TuneConfig
 from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
 
 __all__ = [
+    "ALL_BUT_HEAD",
     "DEFAULT_FAMILY",
+    "EPOCH_PATTERN",
     "EXTERNAL_PATTERN",
     "FOLDER_PATTERN",
     "LIBRARIES",
@@ -101,6 +104,7 @@ __all__ = [
     "HeadConfig",
     "JitterAmount",
     "LSTMConfig",
+    "LoraConfig",
     "MLPConfig",
     "MethodSection",
     "MixAlpha",
@@ -130,6 +134,7 @@ __all__ = [
     "TextAugmentConfig",
     "TextConfig",
     "TrainerConfig",
+    "TransferConfig",
     "TransformerConfig",
     "TransformerSection",
     "TuneConfig",

@@ -258,6 +258,14 @@ class DataConfig(Section):
     )
     root: str | None = Field(default=None, description="Folder of the source's files, where the source needs one.")
     download: bool = Field(default=True, description="Download when the files are not on this machine.")
+    classes: list[ColumnName] = Field(
+        default=[], max_length=100_000, description="Names of the classes that are used, in their new order; [] is all."
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Samples of each class that are used for training and validation; run.seed draws them.",
+    )
     val_fraction: OpenFraction = Field(
         default=0.1, description="Stratified share of the training set kept for validation."
     )

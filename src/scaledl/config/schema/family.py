@@ -26,6 +26,12 @@ class ModelSection(Section):
     num_classes: int | None = Field(
         default=None, ge=2, le=1_000_000, description="Checked against the data when given."
     )
+    pretrained: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Weights to begin with: of a finished run, a .safetensors (or .pt) file, or with timm, "
+        "torchvision, hf those that the library has for model.name.",
+    )
 
 
 class FamilySection(ModelSection):

@@ -18,6 +18,7 @@ from .run import RunConfig
 from .sequence import learned_ranges, uneven_heads
 from .task import TaskConfig, task_conflicts
 from .trainer import TrainerConfig
+from .transfer import TransferConfig, transfer_conflicts
 from .tune import TuneConfig, headline_objective, objective_conflicts
 
 
@@ -26,6 +27,7 @@ class Config(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=lambda: ResNetConfig(family="resnet"))
     task: TaskConfig = Field(default_factory=TaskConfig)
+    transfer: TransferConfig = Field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
@@ -91,6 +93,7 @@ def conflicts(config: Config) -> list[Conflict]:
         )
     found += optim_conflicts(config.optimizer, config.scheduler, config.trainer)
     found += uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
+    found += transfer_conflicts(config.transfer, config.trainer)
     return found + task_conflicts(config.task) + objective_conflicts(config.tune, config.task)
 
 

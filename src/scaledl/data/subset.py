@@ -1,0 +1,88 @@
+"""Some classes of a data set, and so many training samples of each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from scaledl.config.nearest import nearest
+from scaledl.config.schema import DataConfig
+from scaledl.data.arrays import Arrays, RawData
+from scaledl.data.hashing import SUBSET, generator
+from scaledl.errors import UsageError
+
+
+def subset(raw: RawData, config: DataConfig, seed: int) -> RawData:
+    """The samples of `data.classes`, in whose order they are counted anew, and `data.limit` of each for training.
+
+    Which samples stay is drawn by `seed`. The test set keeps all of its classes.
+
+    Raises UsageError for classes that the set does not have, or fewer than two.
+    """
+    if not config.classes and config.limit is None:
+        return raw
+    check_classes(raw.target, config)
+    names = tuple(config.classes) or raw.label_names
+    train = _narrowed(raw.inputs, raw.labels, raw.label_names, names, config.limit, seed)
+    test = _narrowed(raw.test_inputs, raw.test_labels, raw.label_names, names, None, seed)
+    return dataclasses.replace(
+        raw, inputs=train[0], labels=train[1], test_inputs=test[0], test_labels=test[1], label_names=names
+    )
+
+
+def check_classes(target: str, config: DataConfig) -> None:
+    """Refuse `data.classes` and `data.limit` where samples have no class. Raises UsageError."""
+    if target != "class":
+        key = "data.classes" if config.classes else "data.limit"
+        raise UsageError(
+            f"{key}: set, and the targets of data.source {config.source} are {target!r}; allowed: with samples that "
+            "each have one class"
+        )
+
+
+def narrow(
+    split: Arrays, known: tuple[str, ...], names: tuple[str, ...], limit: int | None = None, seed: int = 0
+) -> Arrays:
+    """The same of one split, whose samples keep their ids."""
+    numbers = _numbers(names, known)
+    rows = _rows(split.labels, numbers, limit, seed)
+    found = split.take(rows)
+    return dataclasses.replace(found, labels=_counted_anew(found.labels, numbers))
+
+
+def _narrowed(
+    inputs: Tensor, labels: Tensor, known: tuple[str, ...], names: tuple[str, ...], limit: int | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    numbers = _numbers(names, known)
+    rows = _rows(labels, numbers, limit, seed)
+    return inputs[rows], _counted_anew(labels[rows], numbers)
+
+
+def _rows(labels: Tensor, numbers: list[int], limit: int | None, seed: int) -> Tensor:
+    """Indices of the samples, int64, ascending: of each class all, or `limit` that `seed` draws."""
+    found = []
+    for number in numbers:
+        rows = (labels == number).nonzero().flatten()
+        if limit is not None:
+            rows = rows[torch.randperm(len(rows), generator=generator(seed, number, SUBSET))[:limit]]
+        found.append(rows)
+    return torch.cat(found).sort().values
+
+
+def _counted_anew(labels: Tensor, numbers: list[int]) -> Tensor:
+    places = torch.full((max(numbers) + 1,), -1)
+    places[torch.tensor(numbers)] = torch.arange(len(numbers))
+    return places[labels]
+
+
+def _numbers(names: tuple[str, ...], known: tuple[str, ...]) -> list[int]:
+    for name in names:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise UsageError(f"data.classes: got {name!r}; allowed: {', '.join(known[:20])}{hint}")
+    if len(set(names)) < max(2, len(names)):
+        raise UsageError(f"data.classes: got {', '.join(names)}; allowed: two classes or more, each once")
+    return [known.index(name) for name in names]

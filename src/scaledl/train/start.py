@@ -1,0 +1,80 @@
+"""What a training starts from: a fresh model, or one that begins with learned weights, kept for later attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaledl.config import Config
+from scaledl.config.imported import imports_of
+from scaledl.console import get_console
+from scaledl.data import DataSpec
+from scaledl.models.pretrained import Report
+from scaledl.models.sources import begin_with_
+from scaledl.models.structure import Model, load_model, save_model
+from scaledl.run import Parent, Run, atomic_json
+from scaledl.tasks.model import model_for
+from scaledl.train.freezing import plan_transfer
+from scaledl.train.lora import lora_targets
+
+START = "start"
+REPORT = "pretrained.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model, and of pretrained weights what became of them and the run that they are of."""
+
+    model: Model
+    report: Report | None = None
+    parents: tuple[Parent, ...] = ()
+
+
+def find_start(config: Config, spec: DataSpec, run: Path | None = None) -> Start:
+    """What `config` trains: as it was kept in `run` by an earlier attempt, else made now.
+
+    Raises UsageError when the model does not fit the data, or the weights of `model.pretrained` not the model.
+    """
+    if run is not None and (kept := _kept(run, config)) is not None:
+        return Start(kept)
+    model, source = model_for(config, spec), config.model.pretrained
+    _check_transfer(model, config)
+    if source is None:
+        return Start(model)
+    model, report, origin = begin_with_(
+        *(model, source),
+        head=config.transfer.head,
+        labels=spec.labels,
+        root=Path(config.run.root),
+        seed=config.run.seed,
+    )
+    return Start(model, report, () if origin is None else (origin.as_parent(),))
+
+
+def keep_start(run: Run, start: Start) -> None:
+    """Tell what was loaded, and keep it: later attempts need neither the source nor the network."""
+    if start.report is None:
+        return
+    for line in start.report.lines():
+        get_console().info(line)
+    save_model(start.model, run.path / START)
+    atomic_json(run.path / REPORT, start.report.to_json())
+    run.record(START, REPORT)
+
+
+def _check_transfer(model: Model, config: Config) -> None:
+    """Refuse patterns that match nothing before anything is written."""
+    if config.transfer.lora.rank:
+        lora_targets(model.module, model.structure, config.transfer.lora)
+    else:
+        plan_transfer(model.module, model.structure, config.transfer)
+
+
+def _kept(path: Path, config: Config) -> Model | None:
+    if not (path / START).is_dir():
+        return None
+    run = Run.open(path)
+    if not any(name.startswith(f"{START}/") for name in run.manifest.files):
+        return None  # it was not written to its end
+    run.verify_files(START)
+    return load_model(path / START, trust="model.name" in imports_of(config))
