@@ -257,6 +257,17 @@ def _tune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="runs", help="folder of all runs, to find a run or a search (default: runs)")
 
 
+def _find_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_actions(parser, FIND_ACTIONS)
+
+
+def _find_lr_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--from", dest="low", metavar="RATE", default="1e-6", help="lowest rate (default: 1e-6)")
+    parser.add_argument("--to", dest="high", metavar="RATE", default="10", help="highest rate (default: 10)")
+    parser.add_argument("--steps", metavar="N", default="100", help="steps from one to the other (default: 100)")
+
+
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     _add_actions(parser, DATA_ACTIONS)
 
@@ -302,6 +313,10 @@ DATA_ACTIONS: dict[str, tuple[str, Arguments]] = {
     "preview": ("write a picture of training samples after augmentation", _preview_arguments),
     "audit": ("list labels that a trained model doubts", _audit_arguments),
 }
+FIND_ACTIONS: dict[str, tuple[str, Arguments]] = {
+    "lr": ("find a learning rate: raise it step by step until the loss explodes", _find_lr_arguments),
+    "batch_size": ("find a batch size: double it until memory or throughput ends it", _config_arguments),
+}
 CONFIG_ACTIONS: dict[str, tuple[str, Arguments]] = {
     "show": ("print the resolved config as YAML", _config_arguments),
     "check": ("validate a config and say so", _config_arguments),
@@ -316,6 +331,7 @@ VERBS: dict[str, tuple[str, Arguments]] = {
     "verify": ("check an exported file in a clean process", _verify_arguments),
     "chain": ("train, compress, export and verify, in one resumable go", _chain_arguments),
     "tune": ("search hyperparameters with Ray Tune, here, on a cluster or in a Slurm job", _tune_arguments),
+    "find": ("find a learning rate or a batch size; writes nothing", _find_arguments),
     "plan": ("estimate memory and wall time before training", _plan_arguments),
     "launch": ("submit a training to Slurm", _launch_arguments),
     "evaluate": ("figures of a run or an exported file", _evaluate_arguments),
@@ -350,7 +366,7 @@ def build_parser() -> _Parser:
         sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", epilog=EXIT_CODES)
         sub.allow_abbrev = False
         add_arguments(sub)
-        if verb not in ("config", "data", "launch"):
+        if verb not in ("config", "data", "find", "launch"):
             sub.set_defaults(parser=sub)
             _add_common(sub)
     return parser

@@ -5,6 +5,7 @@ Lightning, torch-pruning and the rest are imported by the verb that needs them: 
 
 from scaledl.api.datasets import Suspect, audit, changed_files, describe_data, open_data, prepare_data, preview
 from scaledl.api.files import bench, evaluate, export, report, verify
+from scaledl.api.finding import find_batch_size, find_lr
 from scaledl.api.generating import Continuation, Drawing, generate
 from scaledl.api.results import write_evaluation
 from scaledl.api.running import chain, compress, train
@@ -22,6 +23,8 @@ __all__ = [
     "describe_data",
     "evaluate",
     "export",
+    "find_batch_size",
+    "find_lr",
     "generate",
     "open_data",
     "prepare_data",

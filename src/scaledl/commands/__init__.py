@@ -2,6 +2,7 @@
 
 from scaledl.commands.datasets import data
 from scaledl.commands.doctoring import doctor
+from scaledl.commands.finding import find
 from scaledl.commands.generating import generate
 from scaledl.commands.launching import launch, plan
 from scaledl.commands.listing import listing as list
@@ -19,6 +20,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "find",
     "generate",
     "launch",
     "lineage",

@@ -13,6 +13,7 @@ from pathlib import Path
 from scaledl.distributed.environment import ClusterSpec
 from scaledl.doctor.check import Check, worst
 from scaledl.doctor.processes import Asked
+from scaledl.run.machine import available_memory
 
 GIB = 2**30
 _FEW_FILES = 4096
@@ -51,7 +52,7 @@ def processors(environ: Mapping[str, str]) -> Check:
 
 def memory() -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    available = _available_memory() or total
+    available = available_memory() or total
     checks = [Check("", "ok", f"{available / GIB:.1f} of {total / GIB:.1f} GiB free")]
     if available < 1 * GIB:
         checks.append(Check("", "warn", f"only {available / GIB:.1f} GiB are free", "end what else runs here"))
@@ -110,13 +111,3 @@ def _unused_gpu(cuda: str | None) -> tuple[str, str]:
     if cuda is None:
         return "there is a GPU, but this PyTorch was built for CPUs", "install the CUDA build of torch"
     return f"there is a GPU that PyTorch (CUDA {cuda}) cannot use", "update the driver, or install a torch for its CUDA"
-
-
-def _available_memory() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None

@@ -39,6 +39,12 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    found = _first_match(Path("/proc/meminfo"), r"MemAvailable:\s*(\d+) kB")
+    return int(found) * 1024 if found else None
+
+
 def world_size() -> int:
     """Ranks of this job as its launcher says, else 1."""
     text = os.environ.get("WORLD_SIZE", "")

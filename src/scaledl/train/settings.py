@@ -52,6 +52,13 @@ def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, r
         if settings.world_size == ranks.world_size:
             return settings
         return replace(settings, world_size=ranks.world_size, num_threads=_num_threads(config, ranks))
+    settings = fresh_settings(config, data, model, ranks)
+    _keep(settings, run)
+    return settings
+
+
+def fresh_settings(config: Config, data: DataModule, model: Model, ranks: Ranks) -> Settings:
+    """What `auto` means here for a training that begins; for precision, after a short measurement."""
     settings = Settings(
         precision=config.trainer.precision,
         channels_last=_channels_last(config, model.module),
@@ -64,7 +71,6 @@ def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, r
         settings = replace(settings, precision="fp32")
     if settings.precision == "auto":
         settings = _measure_precision(config, data, model, settings)
-    _keep(settings, run)
     return settings
 
 

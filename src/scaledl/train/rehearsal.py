@@ -1,0 +1,64 @@
+"""Training steps that leave nothing behind: on a fresh model, without a run, a Trainer or other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaledl.config import Config
+from scaledl.config.registry import TASKS
+from scaledl.data import Batch, DataModule
+from scaledl.distributed.ranks import Ranks
+from scaledl.models.structure import Model
+from scaledl.tasks.base import Task
+from scaledl.train.settings import fresh_settings, prepare_module, uses_gpu
+from scaledl.train.updates import equip
+
+
+class Rehearsal:
+    """A task with its optimizer on one device. `model` is trained, so give it one to waste."""
+
+    def __init__(self, config: Config, data: DataModule, model: Model) -> None:
+        self.config, self.data = config, data
+        self.settings = fresh_settings(config, data, model, Ranks())
+        torch.set_num_threads(self.settings.num_threads)
+        self.device = torch.device("cuda" if uses_gpu(config) else "cpu")
+        module = prepare_module(model.module, self.settings).to(self.device).train()
+        self.task: Task = TASKS.resolve(config.task.name)(module, config.task)
+        self.task.channels_last = self.settings.channels_last
+        equip(self.task, config, max(1, len(data.train) // config.data.batch_size))
+        assert self.task.optimizer_fn is not None
+        self.optimizer: Any = self.task.optimizer_fn(module)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Training batches as a training gets them, one epoch after the other."""
+        loader = self.data.train_loader(batch_size, self.config.data.augment, self.config.run.seed)
+        for epoch in count():
+            loader.set_epoch(epoch)
+            yield from loader
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Of one micro-batch, with penalties."""
+        batch = self.task.transfer_batch_to_device(batch, self.device, 0)
+        bf16 = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            result = self.task.step(batch)
+        return self.task.penalised(self.task.auxiliary(batch, result))
+
+    def step(self, micro_batches: list[Batch], lr: float) -> float:
+        """One optimizer step at this learning rate -> the loss before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        samples, total = sum(len(batch.ids) for batch in micro_batches), 0.0
+        for batch in micro_batches:
+            loss = self.loss_of(batch) * (len(batch.ids) / samples)
+            loss.backward()
+            total += loss.item()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        self.task.configure_gradient_clipping(self.optimizer, self.config.trainer.gradient_clip)
+        self.optimizer.step()
+        return total
