@@ -23,22 +23,22 @@ def find_lr(config: Config, *, low: float = 1e-6, high: float = 10.0, steps: int
         )
     _check(config)
     from scaledl.data import build_data
-    from scaledl.tasks.model import model_for
     from scaledl.train.find_lr import find_lr as test
+    from scaledl.train.start import find_start
 
     data = build_data(config.data, config.run.seed)
-    return test(config, data, model_for(config, data.spec), low=low, high=high, steps=steps)
+    return test(config, data, find_start(config, data.spec).model, low=low, high=high, steps=steps)
 
 
 def find_batch_size(config: Config) -> list[Measured]:
-    """Seconds of a step with growing micro-batches, on fresh models in this process."""
+    """Seconds of a step with growing micro-batches, on fresh models in this process. UsageError for DeepSpeed."""
     _check(config)
     from scaledl.data import build_data
-    from scaledl.tasks.model import model_for
     from scaledl.train.find_batch_size import find_batch_size as measure
+    from scaledl.train.start import find_start
 
     data = build_data(config.data, config.run.seed)
-    return measure(config, data, lambda: model_for(config, data.spec))
+    return measure(config, data, lambda: find_start(config, data.spec).model)
 
 
 def _check(config: Config) -> None:

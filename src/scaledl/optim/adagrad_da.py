@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scaledl.optim.thresholds import soft_threshold_
+
 
 class AdagradDA(Optimizer):
     """The weights of step t+1 minimise, coordinate by coordinate,
@@ -55,7 +57,7 @@ class AdagradDA(Optimizer):
             [parameter.detach() for parameter in parameters],
             [parameter.grad for parameter in parameters if parameter.grad is not None],
             [state["start"] for state in states],
-            [state["gradient_sum"] for state in states],
+            [state["descent"] for state in states],
             [state["square_sum"] for state in states],
             lr=group["lr"],
             l1=group["l1"] * lr_sum,
@@ -67,7 +69,7 @@ class AdagradDA(Optimizer):
         if not state:
             state["lr_sum"] = 0.0  # a number: tensors would be cast to the type of the weights when they are loaded
             state["start"] = parameter.detach().clone()
-            state["gradient_sum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["descent"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["square_sum"] = torch.full_like(parameter, initial_accumulator, memory_format=torch.preserve_format)
         return state
 
@@ -76,28 +78,28 @@ def adagrad_da_step(
     weights: list[Tensor],
     gradients: list[Tensor],
     starts: list[Tensor],
-    gradient_sums: list[Tensor],
+    descents: list[Tensor],
     square_sums: list[Tensor],
     *,
     lr: float,
     l1: float,
     l2: float,
 ) -> None:
-    """One step of `AdagradDA` in place, on lists of tensors of equal shapes; `l1` and `l2` over all steps so far."""
-    torch._foreach_add_(gradient_sums, gradients, alpha=lr)
+    """One step of `AdagradDA` in place, on lists of tensors of equal shapes; `l1` and `l2` over all steps so far.
+
+    `descents`: minus the sum of all gradients, each with the rate that it came with.
+    """
+    torch._foreach_add_(descents, gradients, alpha=-lr)
     torch._foreach_addcmul_(square_sums, gradients, gradients)
     scales = torch._foreach_sqrt(square_sums)
     if not (l1 or l2):
         torch._foreach_copy_(weights, starts)
-        torch._foreach_addcdiv_(weights, gradient_sums, scales, value=-1.0)
+        torch._foreach_addcdiv_(weights, descents, scales)
         return
-    torch._foreach_copy_(weights, starts)
-    torch._foreach_mul_(weights, scales)
-    torch._foreach_sub_(weights, gradient_sums)
+    torch._foreach_copy_(weights, descents)
+    torch._foreach_addcmul_(weights, starts, scales)
     if l1:
-        small = torch._foreach_clamp_max(weights, l1)
-        torch._foreach_clamp_min_(small, -l1)
-        torch._foreach_sub_(weights, small)
+        soft_threshold_(weights, weights, l1)
     if l2:
         torch._foreach_add_(scales, l2)
     torch._foreach_div_(weights, scales)

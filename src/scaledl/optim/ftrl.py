@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scaledl.optim.thresholds import clip_, soft_threshold_
+
 
 class FTRL(Optimizer):
     """The weights of step t+1 minimise, coordinate by coordinate,
@@ -84,13 +86,11 @@ def ftrl_step(
     if not (l1 or l2):
         torch._foreach_addcdiv_(weights, gradients, rates, value=-lr)
         return
-    torch._foreach_mul_(rates, 1 / lr)
     torch._foreach_sub_(residuals, gradients)
-    torch._foreach_addcmul_(residuals, rates, weights)  # -z, whose part beyond l1 is for the weights
-    torch._foreach_copy_(weights, residuals)
-    torch._foreach_clamp_max_(residuals, l1)
-    torch._foreach_clamp_min_(residuals, -l1)
-    torch._foreach_sub_(weights, residuals)
+    torch._foreach_addcmul_(residuals, rates, weights, value=1 / lr)  # -z, whose part beyond l1 is for the weights
+    soft_threshold_(weights, residuals, l1)
+    clip_(residuals, l1)
+    torch._foreach_mul_(rates, 1 / lr)
     if l2:
         torch._foreach_add_(rates, l2)
     torch._foreach_div_(weights, rates)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,15 +37,15 @@ from scaledl.optim.schedules import Plateau
 from scaledl.run import Run
 from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
-from scaledl.tasks.model import task_around
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
-from scaledl.train.freezing import Freezing, Plan, plan_transfer
-from scaledl.train.lora import add_adapters_, merged
+from scaledl.train.freezing import Freezing, Plan
+from scaledl.train.learner import Learner, make_learner, steps_per_epoch
+from scaledl.train.lora import merged
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
-from scaledl.train.share import arrives_in_shards, can_be_blank
+from scaledl.train.share import can_be_blank
 from scaledl.train.swa import WeightAverage
 from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
-from scaledl.train.updates import LowerOnPlateau, equip, swa_start_step, total_steps
+from scaledl.train.updates import LowerOnPlateau, swa_start_step, total_steps
 
 Average = MovingAverage | WeightAverage
 
@@ -146,8 +145,9 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     """What every rank does in the same way. The module is whole on rank 0 only."""
     config, settings, run, ranks = fitting.config, fitting.settings, fitting.run, fitting.ranks
     torch.set_num_threads(settings.num_threads)
-    task, plan, adapters = _build_task(fitting)
-    steps = total_steps(config, _steps_per_epoch(fitting))
+    learner = _learner(fitting)
+    task = learner.task
+    steps = total_steps(config, steps_per_epoch(config, fitting.data))
     average = _average(fitting, task, steps)
     metrics = Metrics(run, steps, every_n_steps=config.trainer.log_every_n_steps, writes=ranks.is_main)
     display = Display(metrics, fitting.label, steps, config.trainer.log_every_n_steps)
@@ -173,7 +173,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     )
     whole = WholeWeights()
     ours = [
-        *_frozen(fitting, plan),
+        *_frozen(fitting, learner.plan),
         *_optional(config, average),
         metrics,
         *([display] if ranks.is_main else []),
@@ -204,7 +204,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         display.close()
         writer.close()
     module = _result(fitting, task, whole, average)
-    return module if adapters is None else merged(adapters).eval(), task, trainer
+    return module if learner.adapters is None else merged(learner.adapters).eval(), task, trainer
 
 
 class WholeWeights(pl.Callback):
@@ -223,35 +223,18 @@ def _announce(run: Run, config: Config) -> None:
     current_link().announce(run.path / "ranks", run.manifest.attempts, config.trainer.hang_seconds)
 
 
-def _build_task(fitting: Fitting) -> tuple[Task, Plan, Any]:
-    """The task, what of its model learns, and the adapters that were put into it, if any."""
-    config, settings, data = fitting.config, fitting.settings, fitting.data
-    module = prepare_module(fitting.model.module, settings).train()
-    if config.trainer.strategy == "deepspeed":
-        module.to(memory_format=torch.contiguous_format)  # it may have come as channels_last
-    structure, lora = fitting.model.structure, config.transfer.lora
-    adapters = add_adapters_(module, structure, lora, config.run.seed).train() if lora.rank else None
-    plan = plan_transfer(module, structure, config.transfer)
-    plan.prepare_(module)
-    task = task_around(module, config, data.spec)
-    task.prepare(data)
-    task.channels_last = settings.channels_last
-    task.accumulate = settings.accumulate
-    task.batch_size = config.data.batch_size
-    task.train_samples = len(data.train)
-    equip(task, config, _steps_per_epoch(fitting), plan.lr_scale)
-    task.ranks = fitting.ranks
-    task.max_nonfinite_steps = config.trainer.max_nonfinite_steps
-    task.averages_gradients = config.trainer.strategy == "deepspeed"
-    task.arrives_in_shards = arrives_in_shards(config, settings, fitting.model.structure)
+def _learner(fitting: Fitting) -> Learner:
+    """With the teacher, if there is one."""
+    config, settings = fitting.config, fitting.settings
+    learner = make_learner(config, settings, fitting.data, fitting.model, fitting.ranks)
     if fitting.teacher is not None:
         teacher = prepare_module(copy.deepcopy(fitting.teacher.module), settings)
-        task.auxiliary = SoftTargets(
-            teacher, fitting.teacher_weight, fitting.temperature, task.soft_loss, bf16=settings.teacher_bf16
+        learner.task.auxiliary = SoftTargets(
+            teacher, fitting.teacher_weight, fitting.temperature, learner.task.soft_loss, bf16=settings.teacher_bf16
         )
     if config.trainer.compile:
-        module.compile()
-    return task, plan, adapters
+        learner.task.model.compile()
+    return learner
 
 
 def _frozen(fitting: Fitting, plan: Plan) -> list[pl.Callback]:
@@ -277,10 +260,6 @@ def _smaller(fitting: Fitting, problem: str) -> Fitting:
         raise ScaledlError(f"{problem}; optimizer.sam_rho needs whole batches, so take a smaller data.batch_size")
     settings = halve_micro_batch(fitting.settings, fitting.config, run, fitting.ranks, problem)
     return dataclasses.replace(fitting, settings=settings)
-
-
-def _steps_per_epoch(fitting: Fitting) -> int:
-    return math.ceil(len(fitting.data.train) / fitting.config.data.batch_size)
 
 
 def _average(fitting: Fitting, task: Task, steps: int) -> Average | None:

@@ -45,6 +45,15 @@ class Plan:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(self.begins[name] != NEVER)
 
+    def switch_(self, module: nn.Module, epoch: int, *, batchnorm_eval: bool) -> None:
+        """At the start of an epoch: what learns in it. BatchNorm that does not may keep its statistics too."""
+        for name, parameter in module.named_parameters():
+            if self.begins[name] != NEVER:
+                parameter.requires_grad_(self.learns(name, epoch))
+        for name, part in module.named_modules() if batchnorm_eval else ():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.affine:
+                part.train(self.learns(f"{name}.weight", epoch))
+
     @property
     def freezes(self) -> bool:
         return any(epoch != 0 for epoch in self.begins.values())
@@ -126,15 +135,10 @@ class Freezing(pl.Callback):
 
     def _set(self, trainer: pl.Trainer, task: Any) -> None:
         epoch, learning, count = trainer.current_epoch, 0, 0
+        self.plan.switch_(task.model, epoch, batchnorm_eval=self.batchnorm_eval)
         for name, parameter in task.model.named_parameters():
             count += parameter.numel()
-            if self.plan.begins[name] != NEVER:
-                parameter.requires_grad_(self.plan.learns(name, epoch))
             learning += parameter.numel() * self.plan.learns(name, epoch)
-        if self.batchnorm_eval:
-            for name, part in task.model.named_modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.affine:
-                    part.train(self.plan.learns(f"{name}.weight", epoch))
         if self.plan.thaws:
             for optimizer in trainer.optimizers:
                 fill_momentum_(optimizer)

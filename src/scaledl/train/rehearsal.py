@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from scaledl.config import Config
-from scaledl.config.registry import TASKS
 from scaledl.data import Batch, DataModule
 from scaledl.distributed.ranks import Ranks
 from scaledl.models.structure import Model
-from scaledl.tasks.base import Task
-from scaledl.train.settings import fresh_settings, prepare_module, uses_gpu
-from scaledl.train.updates import equip
+from scaledl.train.learner import make_learner
+from scaledl.train.settings import fresh_settings, uses_gpu
 
 
 class Rehearsal:
@@ -27,16 +25,18 @@ class Rehearsal:
         self.settings = fresh_settings(config, data, model, Ranks())
         torch.set_num_threads(self.settings.num_threads)
         self.device = torch.device("cuda" if uses_gpu(config) else "cpu")
-        module = prepare_module(model.module, self.settings).to(self.device).train()
-        self.task: Task = TASKS.resolve(config.task.name)(module, config.task)
-        self.task.channels_last = self.settings.channels_last
-        equip(self.task, config, max(1, len(data.train) // config.data.batch_size))
+        learner = make_learner(config, self.settings, data, model, Ranks())
+        self.task = learner.task.to(self.device)
+        if learner.plan.freezes:
+            batchnorm_eval = config.transfer.frozen_batchnorm == "eval"
+            learner.plan.switch_(self.task.model, 0, batchnorm_eval=batchnorm_eval)
         assert self.task.optimizer_fn is not None
-        self.optimizer: Any = self.task.optimizer_fn(module)
+        self.optimizer: Any = self.task.optimizer_fn(self.task.model)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Training batches as a training gets them, one epoch after the other."""
-        loader = self.data.train_loader(batch_size, self.config.data.augment, self.config.run.seed)
+        config = self.config
+        loader = self.task.train_loader(self.data, batch_size, config.data.augment, sampling=config.data.sampling)
         for epoch in count():
             loader.set_epoch(epoch)
             yield from loader

@@ -8,10 +8,11 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
+from scaledl.checkpoint import read_checkpoint
 from scaledl.config import Config, replace
 from scaledl.data import build_data
 from scaledl.distributed.preemption import stop_flag
-from scaledl.errors import Preempted
+from scaledl.errors import Preempted, ScaledlError
 from scaledl.models.structure import new_model
 from scaledl.optim.optimizers import build_optimizer
 from scaledl.optim.schedules import Plateau, build_schedule
@@ -167,6 +168,29 @@ def test_sam_leaves_out_a_step_whose_second_pass_is_not_finite(tmp_path, data, c
     run, _ = train(tmp_path, config, data, Spoil())
     assert [loss is None for loss in losses(run)] == [False, True, False]
     assert "this step is left out" in capsys.readouterr().err
+
+
+def test_sam_cannot_do_with_smaller_micro_batches(tmp_path, data):
+    """Out of memory in the second pass of the third step: what was saved is the state before that step."""
+    config = replace(BASE, {**RESNET, "optimizer.sam_rho": 0.1})
+
+    class Full(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            original = type(pl_module).step.__get__(pl_module)
+            pl_module.step = lambda batch: self.allocate(pl_module, batch_idx) or original(batch)
+
+        def allocate(self, task, batch_idx):
+            if task._is_second_pass and batch_idx == 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with pytest.raises(
+        ScaledlError, match=r"optimizer\.sam_rho needs whole batches, so take a smaller data\.batch_size"
+    ):
+        train(tmp_path, config, data, Full())
+    _, result = train(tmp_path / "two", replace(config, {"trainer.max_steps": 2}), data)
+    [path] = (tmp_path / "t/one/checkpoints").glob("*.ckpt")
+    saved = read_checkpoint(path)["state_dict"]
+    assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in state(result).items())
 
 
 # Averages
