@@ -16,6 +16,7 @@ from scaledl.cli import main
 from scaledl.config import Config, replace
 from scaledl.data import build_data
 from scaledl.errors import UsageError
+from scaledl.export import export_torchscript
 from scaledl.models.structure import Model, new_model, save_model
 from scaledl.run import Run
 from scaledl.runtime.signature import Outputs
@@ -72,6 +73,18 @@ def test_the_likeliest_tokens_are_the_models(tmp_path: Path) -> None:
         ids = torch.cat([ids, 1 + logits.argmax(1, keepdim=True)], 1)
     made = api.generate("n", tmp_path / "runs", "the cat", Drawing(tokens=12, temperature=0))
     assert list(made.ids) == ids[0, 7:].tolist()
+
+
+def test_an_exported_file_writes_what_its_run_writes(tmp_path: Path) -> None:
+    run, model = a_run(tmp_path, GPT)
+    path, data = tmp_path / "model.ts", build_data(run.config.data, run.config.run.seed)
+    task = replace(run.config, {"task.name": "language_modeling"}).task
+    export_torchscript(model, data, path, config=run.config.export, source={}, task=task)
+    drawing = Drawing(tokens=30, temperature=0)
+    assert (
+        api.generate(str(path), tmp_path, "the c", drawing).ids
+        == api.generate(None, run.path.parents[1], "the c", drawing).ids
+    )
 
 
 def test_a_recurrent_model_in_one_direction_writes_too(tmp_path: Path) -> None:
