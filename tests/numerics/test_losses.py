@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch import Tensor
 
 from scaledl.config.registry import LOSSES
 from scaledl.config.schema import TaskConfig
-from scaledl.data import Arrays, DataModule, DataSpec
 from scaledl.tasks.classification import class_weights
 from scaledl.tasks.losses import bce, cross_entropy, focal, huber, loss_fn, mae, mean_over_samples, mse
 from scaledl.tasks.multilabel import label_weights
@@ -98,31 +95,20 @@ def test_every_registered_loss_resolves_and_is_finite() -> None:
         assert LOSSES.entry(name).summary
 
 
-def arrays(labels: Tensor) -> Arrays:
-    return Arrays(torch.zeros(len(labels), 2), labels, torch.arange(len(labels)))
-
-
-def data(labels: Tensor, names: tuple[str, ...]) -> DataModule:
-    split = arrays(labels)
-    return DataModule(DataSpec("made-up", (2,), names, (0.0,) * 2, (1.0,) * 2, "0"), split, split, split)
-
-
 def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
     labels = torch.tensor([0] * 7 + [1] * 2 + [2])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
-    found = class_weights(TaskConfig(class_weights="balanced"), data(labels, ("a", "b", "c")), 3)
+    found = class_weights(TaskConfig(class_weights="balanced"), [7, 2, 1])
     assert found is not None
     assert found.tolist() == pytest.approx(expected.tolist())
     assert float(found[labels].mean()) == pytest.approx(1.0)
-    given = class_weights(TaskConfig(class_weights=[1.0, 1.0, 4.0]), data(labels, ("a", "b", "c")), 3)
+    given = class_weights(TaskConfig(class_weights=[1.0, 1.0, 4.0]), [7, 2, 1])
     assert given is not None
     assert float(given[labels].mean()) == pytest.approx(1.0)
     assert float(given[2] / given[0]) == pytest.approx(4.0)
 
 
 def test_balanced_label_weights_are_odds() -> None:
-    labels = torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
-    found = label_weights(TaskConfig(name="multilabel", class_weights="balanced"), data(labels, ("a", "b", "c")), 3)
+    found = label_weights(TaskConfig(name="multilabel", class_weights="balanced"), [1, 0, 4], samples=4)
     assert found is not None
     assert found.tolist() == [3.0, 1.0, 1.0]
-    assert math.isfinite(float(found.sum()))

@@ -92,14 +92,18 @@ def written(name: str, value: float) -> str:
 
 
 def difference(name: str, start: float, now: float) -> str:
-    """What came of a figure, signed: points of per cent of a share, the plain difference of others.
+    """How a figure changed, signed: points of per cent of a share, else with as many decimals as the values have.
 
-    >>> difference("accuracy", 0.98, 0.975), difference("rmse", 53.1, 53.25)
-    ('-0.50', '+0.15')
+    >>> difference("accuracy", 0.98, 0.975), difference("rmse", 53.1, 54.0), difference("perplexity", 22.74, 22.0637)
+    ('-0.50', '+0.9', '-0.68')
     """
     found = figure_of(name)
-    is_share = found is not None and found.is_share
-    return f"{100 * (now - start):+.2f}" if is_share else f"{now - start:+.4g}"
+    if found is not None and found.is_share:
+        return f"{100 * (now - start):+.2f}"
+    texts = [written(name, value) for value in (start, now)]
+    if any("e" in text for text in texts):
+        return f"{now - start:+.4g}"
+    return f"{now - start:+.{max(len(text.partition('.')[2]) for text in texts)}f}"
 
 
 def _end_of(name: str) -> str:

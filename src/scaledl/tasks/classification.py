@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaledl.config.schema import TaskConfig
-from scaledl.data import Arrays, Batch, DataModule, DataSpec
+from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.data.arrays import IGNORED
 from scaledl.errors import UsageError
 from scaledl.runtime.outputs import OutputKind
@@ -40,7 +41,7 @@ class ClassificationTask(Task):
         self._weight: Tensor | None = None
 
     def prepare(self, data: DataModule) -> None:
-        self._weight = class_weights(self.config, data, self.num_outputs)
+        self._weight = class_weights(self.config, data.class_counts())
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         config = self.config if self.training else self._plain
@@ -71,22 +72,21 @@ class ClassificationTask(Task):
             )
 
 
-def class_weights(config: TaskConfig, data: DataModule, count: int) -> Tensor | None:
-    """float32 [K], of mean 1 over what is counted in the training split; None where all weigh the same.
+def class_weights(config: TaskConfig, counts: Sequence[int]) -> Tensor | None:
+    """float32 [K] for classes that occur so often, of mean 1 over their samples; None where all weigh the same.
 
     Balanced: N / (K * N_k), as scikit-learn's `compute_class_weight`; a class that does not occur gets 1.
 
-    Raises UsageError for another number of weights, or where labels are not at hand.
+    Raises UsageError for another number of weights.
     """
     if config.class_weights is None:
         return None
-    if not isinstance(data.train, Arrays):
-        raise UsageError("task.class_weights: the labels of a data set in shards are not at hand; allowed: null")
-    labels = data.train.labels[data.train.labels != IGNORED]
-    counts = torch.bincount(labels, minlength=count).double()
+    number = torch.tensor(counts, dtype=torch.float64)
     if config.class_weights == "balanced":
-        return torch.where(counts > 0, len(labels) / (count * counts), 1.0).float()
-    if len(config.class_weights) != count:
-        raise UsageError(f"task.class_weights: got {len(config.class_weights)}; allowed: {count}, one for each class")
+        return torch.where(number > 0, number.sum() / (len(counts) * number), 1.0).float()
+    if len(config.class_weights) != len(counts):
+        raise UsageError(
+            f"task.class_weights: got {len(config.class_weights)}; allowed: {len(counts)}, one for each class"
+        )
     given = torch.tensor(config.class_weights, dtype=torch.float64)
-    return (given * len(labels) / (given * counts).sum()).float()
+    return (given * number.sum() / (given * number).sum()).float()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import TaskConfig
-from scaledl.data import Arrays, Batch, DataModule, DataSpec
+from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.errors import UsageError
 from scaledl.runtime.outputs import OutputKind
 from scaledl.runtime.signature import Outputs
@@ -33,7 +34,7 @@ class MultilabelTask(Task):
         self._weight: Tensor | None = None
 
     def prepare(self, data: DataModule) -> None:
-        self._weight = label_weights(self.config, data, self.num_outputs)
+        self._weight = label_weights(self.config, data.class_counts(), len(data.train))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         weight = None if self._weight is None or not self.training else self._weight.to(output.device)
@@ -43,18 +44,18 @@ class MultilabelTask(Task):
         return {"outputs": (result["output"], batch.y)}
 
 
-def label_weights(config: TaskConfig, data: DataModule, count: int) -> Tensor | None:
+def label_weights(config: TaskConfig, counts: Sequence[int], samples: int) -> Tensor | None:
     """float32 [K], what each label weighs where it is there; balanced: how often it is not there for once that it is.
 
-    Raises UsageError for another number of weights, or where labels are not at hand.
+    Raises UsageError for another number of weights.
     """
     if config.class_weights is None:
         return None
-    if config.class_weights != "balanced":
-        if len(config.class_weights) != count:
-            raise UsageError(f"task.class_weights: got {len(config.class_weights)}; allowed: {count}, one a label")
-        return torch.tensor(config.class_weights)
-    if not isinstance(data.train, Arrays):
-        raise UsageError("task.class_weights: the labels of a data set in shards are not at hand; give a list")
-    there = data.train.labels.double().mean(0)
-    return torch.where((there > 0) & (there < 1), (1 - there) / there, 1.0).float()
+    if config.class_weights == "balanced":
+        there = torch.tensor(counts, dtype=torch.float64)
+        return torch.where((there > 0) & (there < samples), (samples - there) / there, 1.0).float()
+    if len(config.class_weights) != len(counts):
+        raise UsageError(
+            f"task.class_weights: got {len(config.class_weights)}; allowed: {len(counts)}, one for each label"
+        )
+    return torch.tensor(config.class_weights)

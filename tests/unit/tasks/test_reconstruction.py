@@ -102,8 +102,8 @@ def test_a_model_that_draws_pays_for_its_divergence(around: Callable[..., Any], 
     task = around(Drawing(), rows, {"name": "reconstruction", "kl_weight": 0.5})
     x = torch.randn(4, 10)
     batch = Batch(x, torch.zeros(4, dtype=torch.int64), torch.arange(4))
-    assert float(task.train().step(batch)["loss"]) == pytest.approx(float(x.square().mean()) + 0.5 * 1.5 / 10, rel=1e-5)
-    assert float(task.eval().step(batch)["loss"]) == 0
+    assert task.train().step(batch)["loss"].item() == pytest.approx(float(x.square().mean()) + 0.5 * 1.5 / 10, rel=1e-5)
+    assert task.eval().step(batch)["loss"].item() == 0
 
 
 @pytest.mark.parametrize(
