@@ -158,14 +158,18 @@ ACTIVATIONS = Registry(
         "tanh": Entry("torch.nn:Tanh", "Between -1 and 1, zero at zero.", "LeCun et al. 1998, Efficient BackProp"),
         "relu": Entry("torch.nn:ReLU", "max(0, x).", "Nair & Hinton 2010"),
         "leaky_relu": Entry("torch.nn:LeakyReLU", "x, or 0.01 x below zero.", "Maas, Hannun & Ng 2013"),
-        "elu": Entry("torch.nn:ELU", "x, or exp(x) - 1 below zero.", "Clevert, Unterthiner & Hochreiter 2016"),
+        "elu": Entry(
+            "scaledl.models.activations:ELU", "x, or exp(x) - 1 below zero.", "Clevert, Unterthiner & Hochreiter 2016"
+        ),
         "prelu": Entry("scaledl.models.activations:PReLU", "x, or a learned share of it below zero.", "He et al. 2015"),
         "selu": Entry("torch.nn:SELU", "A scaled ELU that keeps mean 0 and variance 1.", "Klambauer et al. 2017"),
         "silu": Entry("torch.nn:SiLU", "x sigmoid(x).", "Elfwing, Uchibe & Doya 2018"),
         "swish": Entry("torch.nn:SiLU", "Another name of silu.", "Ramachandran, Zoph & Le 2017"),
         "gelu": Entry("torch.nn:GELU", "x times the normal distribution's share below x.", "Hendrycks & Gimpel 2016"),
         "softmax": Entry(
-            "torch.nn:Softmax", "Shares of one over the channels; for gates, rarely for hidden layers.", "Bridle 1990"
+            "torch.nn:Softmax",
+            "Shares of one over the channels; for gates, rarely for hidden layers.",
+            "Bridle 1990",
         ),
         "hardswish": Entry("torch.nn:Hardswish", "x relu6(x + 3) / 6, silu in pieces.", "Howard et al. 2019"),
         "mish": Entry("torch.nn:Mish", "x tanh(softplus(x)).", "Misra 2020"),

@@ -26,6 +26,10 @@ class PReLU(nn.PReLU, Leaf):
     """torch's, which stays float in an int8 module: torch's int8 kernel for it gives wrong numbers (7 dB)."""
 
 
+class ELU(nn.ELU, Leaf):
+    """torch's, which stays float in an int8 module: torch's int8 kernel takes several times as long."""
+
+
 def build_activation(name: str, dim: int = 1) -> nn.Module:
     """A fresh module, to be used once: [B, C, ...] -> [B, C, ...]. `dim` is that of the channels, for softmax.
 
