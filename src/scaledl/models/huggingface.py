@@ -191,13 +191,16 @@ def _check(found: Any, name: str, inputs: Inputs) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what the library has to say of configs; errors come through as exceptions."""
+    """Hold back what the library has to say of configs, and its bars; errors come through as exceptions."""
     from transformers.utils import logging as library_logging
 
     logging: Any = library_logging
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
