@@ -114,7 +114,8 @@ def test_swaps_in_every_family(name: str, family: str) -> None:
     assert name == "relu" or nn.ReLU not in kinds
     x = IMAGES.example(2)
     assert torch.equal(torch.fx.symbolic_trace(module)(x), module(x))
-    assert torch.equal(script(module)(x), module(x))
+    if family == "cnn":
+        assert torch.equal(script(module)(x), module(x))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,7 +55,6 @@ CASES: dict[str, tuple[Any, Inputs, Outputs]] = {
     "autoencoder rows": (AutoencoderConfig(family="autoencoder", **CODER), ROWS, Outputs(1, "input")),
     "vae": (VAEConfig(family="vae", **CODER), IMAGES, Outputs(1, "input")),
 }
-PREPARE = {"qat": quantized.prepare_qat, "ptq": quantized.prepare_ptq}
 NOISE = 10 ** (-12 / 10)  # of int8, at most this share of the signal: 12 dB; a wrong kernel gives 5 and less
 
 
@@ -83,10 +82,9 @@ def reloaded(model: Model, directory: Path) -> Model:
     return load_model(directory)
 
 
-def calibrated(model: Model, mode: str) -> Model:
-    prepared = PREPARE[mode](model, "x86")
+def calibrated(prepared: Model) -> Model:
     with quantized.calibrating(prepared.module), torch.no_grad():
-        prepared.module(model.structure.inputs.example(64, seed=3))
+        prepared.module(prepared.structure.inputs.example(64, seed=3))
     return prepared
 
 
@@ -131,17 +129,19 @@ def test_is_pruned_for_real_comes_back_and_becomes_int8(case: str, tmp_path: Pat
     again.module.requires_grad_(False)
     assert torch.equal(again.module(x), small.module(x))
     assert again.module(x).shape == model.module(x).shape
-    assert noise(quantized.convert(calibrated(again, "ptq"))(x), again.module(x)) < NOISE
+    assert noise(quantized.convert(calibrated(quantized.prepare_ptq(again, "x86")))(x), again.module(x)) < NOISE
     twice = prune_model(again, PruneConfig(round_to=1), iter(()))
     assert torch.equal(reloaded(twice, tmp_path / "twice").module(x), twice.module(x))
 
 
-@pytest.mark.parametrize("mode", PREPARE)
 @pytest.mark.parametrize("case", CASES)
-def test_becomes_int8(case: str, mode: str, tmp_path: Path) -> None:
+def test_is_trained_for_int8_and_becomes_it(case: str, tmp_path: Path) -> None:
     model = made(case)
     x = model.structure.inputs.example(16)
-    prepared = calibrated(model, mode)
+    prepared = quantized.prepare_qat(model, "x86")
+    prepared.module.train().requires_grad_(True)(x).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in prepared.module.parameters() if p.grad is not None)
+    calibrated(prepared).module.requires_grad_(False)
     assert torch.equal(reloaded(prepared, tmp_path).module(x), prepared.module(x))
     int8 = quantized.convert(prepared)
     assert noise(int8(x), model.module(x)) < NOISE
