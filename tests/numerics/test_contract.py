@@ -232,6 +232,7 @@ def test_it_learns_is_saved_pruned_made_int8_and_verified(family: str, kind: str
     expected = trained.module(example)
     save_model(trained, tmp_path / "model")
     again = load_model(tmp_path / "model")
+    again.module.requires_grad_(False)  # the kernel of a simple recurrent layer is another one where it is true
     assert torch.equal(again.module(example), expected), "a save loses no bit"
     small = prune_model(again, PruneConfig(ratio=0.25, round_to=4), iter(()))
     assert size(small) < size(again), "pruning makes it smaller"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import GPTConfig
@@ -43,14 +44,18 @@ class GPT(nn.Module):
         return logits.transpose(1, 2)
 
 
+@torch.no_grad()
 def _init_weights(model: GPT) -> None:
-    """Normal, std 0.02, less for what is added to the residual stream, of which there are two a block; biases 0."""
+    """Normal, biases 0: std 0.02 at GPT-2's width of 768, at others by the root of the width; less for what is added to
+    the residual stream, of which there are two a block."""
+    std = 0.02 * (768 / model.embed.embedding_dim) ** 0.5
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | nn.Embedding):
             is_added = name.endswith(("attention.out", "feed.2"))
-            nn.init.normal_(layer.weight, std=0.02 / (2 * len(model.blocks)) ** 0.5 if is_added else 0.02)
+            nn.init.normal_(layer.weight, std=std / (2 * len(model.blocks)) ** 0.5 if is_added else std)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    nn.init.normal_(model.positions.table, std=std)
 
 
 def build_gpt(config: GPTConfig, inputs: Inputs, outputs: Outputs) -> nn.Module:

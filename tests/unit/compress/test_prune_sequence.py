@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from scaledl.compress.groups import SCORES, Cut, Group, Size, blocks, one_each, strided
 from scaledl.compress.prune import own_groups, prune_model
-from scaledl.config.schema import GPTConfig, GRUConfig, LSTMConfig, PruneConfig, RNNConfig, TransformerConfig
-from scaledl.data import Batch
+from scaledl.config.schema import Config, GPTConfig, GRUConfig, LSTMConfig, PruneConfig, RNNConfig, TransformerConfig
+from scaledl.data import Batch, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, load_model, new_model, save_model
 from scaledl.runtime.signature import Inputs, Outputs
+from scaledl.tasks.base import Task
+from scaledl.tasks.model import task_around
 
 pytestmark = pytest.mark.unit
 
@@ -47,6 +49,11 @@ def batches(model: Model) -> Iterator[Batch]:
     x = model.structure.inputs.example(8)
     while True:
         yield Batch(x, torch.arange(8) % 5, torch.arange(8))
+
+
+def task_of(module: nn.Module) -> Task:
+    spec = DataSpec("made-up", (12,), tuple("abcde"), (), (), "0", kind="text", vocabulary=30)
+    return task_around(module, Config(), spec)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -115,7 +122,8 @@ def test_ranking_over_all_layers_takes_more_where_less_is_lost() -> None:
 def test_gradients_choose_other_units_than_weights(name: str) -> None:
     model = make(name)
     by_weight = prune_model(model, HALF, iter(()))
-    by_gradient = prune_model(model, PruneConfig(round_to=4, importance="taylor"), batches(model))
+    stage = PruneConfig(round_to=4, importance="taylor")
+    by_gradient = prune_model(model, stage, batches(model), task_fn=task_of)
     assert all(p.grad is None for p in by_gradient.module.parameters())
     pairs = zip(by_weight.module.parameters(), by_gradient.module.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)

@@ -95,15 +95,21 @@ def test_comes_back_bit_for_bit_and_as_tied(tied: bool, tmp_path: Path) -> None:
     assert (loaded.head.weight is loaded.embed.weight) is tied
 
 
-def test_initial_weights_are_gpt2s() -> None:
-    model = build(width=64, heads=4, layers=8)
-    assert float(model.embed.weight.std()) == pytest.approx(0.02, rel=0.1)
-    assert float(model.blocks[3].feed[0].weight.std()) == pytest.approx(0.02, rel=0.1)
-    for added in (model.blocks[3].feed[2], model.blocks[3].attention.out):
-        assert float(added.weight.std()) == pytest.approx(0.02 / math.sqrt(16), rel=0.1)
-    logits = model(TEXT.example(8))
-    loss = nn.functional.cross_entropy(logits, TEXT.example(8, seed=1))
-    assert float(loss) == pytest.approx(math.log(30), rel=0.05)  # of a guess
+@pytest.mark.parametrize("width", [64, 768])
+def test_initial_weights_are_gpt2s_at_its_width(width: int) -> None:
+    std = 0.02 * math.sqrt(768 / width)
+    model = build(width=width, heads=4, layers=2)
+    drawn = (
+        model.embed.weight,
+        model.positions.table,
+        model.blocks[1].feed[0].weight,
+        model.blocks[1].attention.q.weight,
+    )
+    added = (model.blocks[1].feed[2].weight, model.blocks[0].attention.out.weight)
+    assert [float(weight.detach().std()) for weight in drawn] == pytest.approx([std] * 4, rel=0.1)
+    assert [float(weight.detach().std()) for weight in added] == pytest.approx([std / 2] * 2, rel=0.1)
+    loss = nn.functional.cross_entropy(model(TEXT.example(16)), TEXT.example(16, seed=1))
+    assert loss.item() == pytest.approx(math.log(30) + 768 * 0.02**2 / 2, rel=0.05)  # logits as wide as they start out
 
 
 def test_learns_a_text_by_heart() -> None:
