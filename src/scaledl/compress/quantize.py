@@ -29,6 +29,8 @@ QAT_TRAINER = {
     "trainer.precision": "fp32",
     "trainer.compile": False,
     "trainer.ema_decay": None,
+    "trainer.swa_start": None,
+    "trainer.swa_lr_ratio": None,
     "scheduler.name": "cosine",
     "scheduler.warmup_epochs": 0.0,
 }

@@ -92,6 +92,8 @@ def finetune_config(context: StageContext, *, epochs_share: float, lr_share: flo
         "trainer.ema_decay": stage.ema_decay,
     }
     changes.update({key: value for key, value in optional.items() if value is not None})
+    if stage.ema_decay is not None:
+        changes |= {"trainer.swa_start": None, "trainer.swa_lr_ratio": None}
     return replace(config, changes)
 
 

@@ -64,6 +64,10 @@ class Positions(nn.Module):
         else:
             self.register_buffer("table", sinusoids(length, width), persistent=False)
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are vectors, whatever their shape."""
+        return {"table"}
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width], T at most the length -> the same."""
         return x + F.embedding(numbered(x[0, :, 0]) - 1, self.table)

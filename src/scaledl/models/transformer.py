@@ -35,6 +35,10 @@ class ClassToken(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, width))
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are vectors, whatever their shape."""
+        return {"token"}
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.token.expand(x.size(0), -1, -1), x], 1)
 

@@ -51,6 +51,10 @@ class ViT(nn.Module):
         outputs: Tensor = self.head(tokens[:, 0] if self.has_cls else tokens.mean(1))
         return outputs
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are vectors, whatever their shape."""
+        return {"cls", "positions"}
+
     def _init_weights(self) -> None:
         """Normal with a spread of 0.02, cut at two of it, as in ViT and BERT; biases are zero."""
         for layer in self.modules():

@@ -53,6 +53,18 @@ def test_a_stages_own_settings_win() -> None:
     assert (config.task.label_smoothing, config.trainer.ema_decay) == (0.2, 0.5)
 
 
+def test_averages_of_the_run_give_way() -> None:
+    """To a stage's own, and in quantization-aware training to none."""
+    run = replace(RUN_CONFIG, {"trainer.ema_decay": None, "trainer.swa_start": 0.5, "trainer.swa_lr_ratio": 0.1})
+    kept = finetune_config(context(PruneConfig(), run), epochs_share=0.5, lr_share=0.1)
+    assert (kept.trainer.swa_start, kept.trainer.ema_decay) == (0.5, None)
+    own = finetune_config(context(PruneConfig(ema_decay=0.9), run), epochs_share=0.5, lr_share=0.1)
+    assert (own.trainer.swa_start, own.trainer.ema_decay) == (None, 0.9)
+    assert replace(kept, QAT_TRAINER).trainer.swa_start is None
+    stepped = replace(run, {"scheduler": {"name": "step", "step_epochs": 2, "gamma": 0.5}})
+    assert replace(stepped, QAT_TRAINER).scheduler.name == "cosine"
+
+
 def test_there_is_always_an_epoch() -> None:
     config = replace(RUN_CONFIG, {"trainer.epochs": 1, "scheduler.warmup_epochs": 0.0})
     assert finetune_config(context(QATConfig(), config), epochs_share=0.25, lr_share=0.1).trainer.epochs == 1

@@ -102,6 +102,11 @@ def test_somebodys_own_optimizer_may_use_every_key(monkeypatch: pytest.MonkeyPat
         ),
         (["optimizer.sam_rho=0.1", "trainer.accumulate=2"], "trainer.accumulate", "1 with optimizer.sam_rho"),
         (["trainer.swa_start=0.5", "trainer.ema_decay=0.9"], "trainer.swa_start", "null with trainer.ema_decay"),
+        (
+            ["optimizer.name=ftrl", "compress.stages=[{method: prune, weight_decay: 0.1}]"],
+            "compress.stages.0.weight_decay",
+            "null or 0 with ftrl",
+        ),
         (["trainer.swa_lr_ratio=0.5"], "trainer.swa_lr_ratio", "null without trainer.swa_start"),
     ],
 )

@@ -4,12 +4,15 @@ import io
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from scaledl.config.registry import OPTIMIZERS
-from scaledl.config.schema import OptimizerConfig
+from scaledl.config.schema import ModelConfig, OptimizerConfig
 from scaledl.errors import UsageError
+from scaledl.models.structure import new_model
 from scaledl.optim.optimizers import build_optimizer, weights
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
@@ -101,6 +104,22 @@ def test_embeddings_and_what_a_module_names_do_not_decay():
 
     model = nn.Sequential(Positions(), nn.Linear(10, 2))
     assert [id(p) for p in weights(model)] == [id(model[0].mixing), id(model[1].weight)]
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs"),
+    [
+        ({"family": "vit", "width": 16, "layers": 1, "heads": 2, "patch_size": 4}, Inputs("image", (1, 8, 8))),
+        ({"family": "transformer", "width": 16, "layers": 1, "heads": 2}, Inputs("text", (12,), vocabulary=9)),
+    ],
+)
+def test_of_the_own_families_only_matrices_and_filters_decay(family, inputs):
+    config = TypeAdapter(ModelConfig).validate_python({"pooling": "cls", "positions": "learned", **family})
+    module = new_model(config, inputs, Outputs(3, "vector"), 0).module
+    decaying = {id(weight) for weight in weights(module)}
+    found = {name for name, parameter in module.named_parameters() if id(parameter) in decaying}
+    matrices = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
+    assert found == matrices
 
 
 def test_frozen_parameters_are_left_out():

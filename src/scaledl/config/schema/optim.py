@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from ..registry import OPTIMIZERS, SCHEDULES
 from .base import Fraction, NonNegativeFloat, OpenFraction, PositiveFloat, Section, list_names, registered
+from .compress import Stage
 from .conflict import Conflict
 from .trainer import TrainerConfig
 
@@ -207,6 +209,23 @@ def optim_conflicts(optimizer: OptimizerConfig, scheduler: SchedulerConfig, trai
         allowed = "1 with optimizer.sam_rho, which goes twice over a whole batch"
         found.append(Conflict("trainer.accumulate", "optimizer.sam_rho", str(trainer.accumulate), allowed))
     return found + (_deepspeed_conflicts(optimizer, trainer) if trainer.strategy == "deepspeed" else [])
+
+
+def stage_conflicts(optimizer: OptimizerConfig, stages: Sequence[Stage]) -> list[Conflict]:
+    """Weight decay of a stage, where the optimizer has none."""
+    if "weight_decay" not in optimizer.foreign(optimizer.name):
+        return []
+    strengths = {number: getattr(stage, "weight_decay", None) for number, stage in enumerate(stages)}
+    return [
+        Conflict(
+            f"compress.stages.{number}.weight_decay",
+            "optimizer.name",
+            f"{strength:g}",
+            f"null or 0 with {optimizer.name}, which has penalties (optimizer.l1, l2) instead",
+        )
+        for number, strength in strengths.items()
+        if strength
+    ]
 
 
 def _deepspeed_conflicts(optimizer: OptimizerConfig, trainer: TrainerConfig) -> list[Conflict]:

@@ -13,7 +13,7 @@ from .conflict import Conflict
 from .data import AugmentConfig, DataConfig
 from .export import ExportConfig
 from .model import ModelConfig, ResNetConfig
-from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts
+from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts, stage_conflicts
 from .run import RunConfig
 from .sequence import learned_ranges, uneven_heads
 from .task import TaskConfig, task_conflicts
@@ -91,7 +91,9 @@ def conflicts(config: Config) -> list[Conflict]:
                 "null with stage 3, whose parameters are whole in no rank; or stage 1 or 2",
             )
         )
-    found += optim_conflicts(config.optimizer, config.scheduler, config.trainer)
+    found += optim_conflicts(config.optimizer, config.scheduler, config.trainer) + stage_conflicts(
+        config.optimizer, config.compress.stages
+    )
     found += uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
     found += transfer_conflicts(config.transfer, config.trainer)
     return found + task_conflicts(config.task) + objective_conflicts(config.tune, config.task)
