@@ -37,11 +37,13 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
         if run.state == "complete" and not _changes(run, config):
             return _already_complete(run)
     from scaledl.data import build_data
+    from scaledl.tasks.model import check_task
     from scaledl.train import fit
     from scaledl.train.start import find_start, keep_start
 
     # A config that does not fit its data must leave no run behind: its id would refuse the corrected one.
     data = build_data(config.data, config.run.seed)
+    check_task(config, data)
     start = find_start(config, data.spec, None if id is None else Path(config.run.root) / name / id)
     run = _training_run(config, name, id, allow_changes, start.parents)
     with reported_attempt(run, config):

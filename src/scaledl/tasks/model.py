@@ -6,7 +6,7 @@ from torch import nn
 
 from scaledl.config import Config
 from scaledl.config.registry import TASKS
-from scaledl.data import DataSpec
+from scaledl.data import DataModule, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, new_model
 from scaledl.tasks.base import Task
@@ -19,18 +19,31 @@ def task_around(module: nn.Module, config: Config, spec: DataSpec) -> Task:
     return task
 
 
+def check_task(config: Config, data: DataModule) -> None:
+    """Raise UsageError for a task that such data, or their augmentation, are not enough for; nothing is trained."""
+    _check_target(config, data.spec)
+    task = task_around(nn.Identity(), config, data.spec)
+    task.prepare(data)
+    task.train_loader(data, config.data.batch_size, config.data.augment, sampling=config.data.sampling)
+
+
 def model_for(config: Config, spec: DataSpec) -> Model:
     """A freshly initialised model, seeded by `run.seed`.
 
     Raises UsageError when the task cannot be trained on such data, or the family cannot take such inputs.
     """
+    _check_target(config, spec)
     task: type[Task] = TASKS.resolve(config.task.name)
-    if spec.target not in task.targets:
-        allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
-        raise UsageError(
-            f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
-            f"allowed for them: {allowed or 'none'}"
-        )
     model = new_model(config.model, spec.inputs, task.outputs(spec, config.task), config.run.seed)
     task.check_model(model.module, spec, config.model.family)
     return model
+
+
+def _check_target(config: Config, spec: DataSpec) -> None:
+    if spec.target in TASKS.resolve(config.task.name).targets:
+        return
+    allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
+    raise UsageError(
+        f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
+        f"allowed for them: {allowed or 'none'}"
+    )
