@@ -228,12 +228,10 @@ def test_it_learns_is_saved_pruned_made_int8_and_verified(family: str, kind: str
     trained = fit(config, run, data, model).model
     assert loss_of(trained, data, config) < 0.9 * before, "it learns"
     example = data.spec.inputs.example(5)
-    trained.module.requires_grad_(False)
-    expected = trained.module(example)
     save_model(trained, tmp_path / "model")
     again = load_model(tmp_path / "model")
-    again.module.requires_grad_(False)  # the kernel of a simple recurrent layer is another one where it is true
-    assert torch.equal(again.module(example), expected), "a save loses no bit"
+    with torch.no_grad():  # recurrent layers take other kernels for gradients, whose last bits differ
+        assert torch.equal(again.module(example), trained.module(example)), "a save loses no bit"
     small = prune_model(again, PruneConfig(ratio=0.25, round_to=4), iter(()))
     assert size(small) < size(again), "pruning makes it smaller"
     export_checked(small, data, config, tmp_path / "small.ts", verified=False)
