@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from scaledl.config import Config
-from scaledl.config.registry import TASKS
 from scaledl.config.schema import TaskConfig
 from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.errors import UsageError
 from scaledl.tasks.judge import Judge, Split
 from scaledl.tasks.meter import Meter
 from scaledl.tasks.metrics import Gathered, Gauge
+from scaledl.tasks.own import settings_of, task_class
 
 MOST_CLASSES = 4096  # of which there is a confusion matrix
 
@@ -87,7 +87,8 @@ class _Asked(nn.Module):
 
 def judge(predict: Callable[[Tensor], Tensor], config: TaskConfig, spec: DataSpec, seed: int = 0) -> Judge:
     """The task of `config` around `predict`, for an evaluation."""
-    task: type[Judge] = TASKS.resolve(config.name)
+    task = task_class(config.name)
+    config = settings_of(task, config)
     shape = task.outputs(spec, config).shape(spec.inputs)
     made = task(_Asked(predict, shape), config, spec).eval()
     made.seed = seed
@@ -127,4 +128,5 @@ def evaluate(task: Judge, loader: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Ev
 def evaluate_split(predict: Callable[[Tensor], Tensor], data: DataModule, config: Config, split: Split) -> Evaluation:
     """Evaluate `predict`, which maps normalised inputs to outputs, as the config's task does. Raises as `evaluate`."""
     made = judge(predict, config.task, data.spec, config.run.seed)
-    return evaluate(made, made.eval_loader(data, split, config.data.eval_batch_size, config.data.augment))
+    options = {"limit": data.evaluated(split, config)}
+    return evaluate(made, made.eval_loader(data, split, config.data.eval_batch_size, config.data.augment, **options))

@@ -1,4 +1,4 @@
-"""Several ranks that freeze, thaw and adapt against one process that does."""
+"""Several ranks that freeze, thaw, adapt, or train a LightningModule of one's own, against one process that does."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ SGD = {"optimizer.name": "sgd", "optimizer.lr": 0.1}  # shows a gradient of the 
 THAW = {"transfer.freeze": ["hidden.*"], "transfer.unfreeze": {"1": ["*.bias"], "2": ["*"]}}
 FROZEN = {"transfer.freeze": ["hidden.*"], "transfer.lr_decay": 0.5}
 DEEPSPEED = {"trainer.strategy": "deepspeed"}
+LIT = {
+    "model": {"family": "external", "name": "tests.own_modules:Lit"},
+    "trainer.callbacks": ["tests.own_modules:Counter"],
+}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "thaw": (THAW, {}),
     "thaw, sockets": (THAW, {"sockets": True}),
     "thaw, accumulation, sockets": ({**THAW, "trainer.accumulate": 5}, {"sockets": True}),
     "adapters": ({"transfer.lora.rank": 2}, {}),
     "adapters, sockets": ({"transfer.lora.rank": 2}, {"sockets": True}),
+    "own module": (LIT, {}),
+    "own module, accumulation, sockets": ({**LIT, "trainer.accumulate": 5}, {"sockets": True}),
+    "limited": ({"trainer.limit_train_batches": 3, "trainer.limit_val_batches": 0.5}, {}),
     "frozen, zero 2": ({**FROZEN, **DEEPSPEED, "trainer.deepspeed.stage": 2}, {}),
     "frozen, zero 3": ({**FROZEN, **DEEPSPEED, "trainer.deepspeed.stage": 3}, {}),
 }

@@ -112,6 +112,7 @@ def _evaluate_file(path: Path, root: Path, split: Split, trust: bool) -> tuple[s
 
     predictor = load(path, trust=trust)
     config = _with_data_root(_embedded_config(path, predictor.manifest), path, predictor.manifest["source"], root)
+    check_trusted(config, trust, str(path))
     data = build_data(config.data, config.run.seed)
     recorded = predictor.manifest.get("data")
     check_fingerprint(data, recorded.get("fingerprint") if isinstance(recorded, dict) else None, str(path))

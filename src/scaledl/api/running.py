@@ -11,6 +11,7 @@ from typing import Any
 
 from scaledl.api.results import check_data, data_of, keep_result, publish, reported_attempt
 from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, replace
+from scaledl.config.shortened import shortened
 from scaledl.console import get_console
 from scaledl.distributed.ranks import current_ranks
 from scaledl.errors import UsageError
@@ -30,6 +31,7 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
         UsageError: the id belongs to a run of another config or another dataset.
         Preempted, Interrupted: stopped by a signal after saving.
     """
+    config = shortened(config)
     name = config.run.name or _default_name(config)
     id = default_id(config)
     if id is not None and (Path(config.run.root) / name / id).exists():
@@ -63,7 +65,7 @@ def _default_name(config: Config) -> str:
     in_place = root is not None and config.data.source in ("prepared", "text", "ucr")
     named = Path(root or "").expanduser().resolve().name if in_place else ""
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.")[:64]
-    return f"{config.model.family}-{words or config.data.source}"
+    return f"{config.model.family}-{words or config.data.word}"
 
 
 def compress(source: Run, config: Config, *, trust: bool = False) -> Run:
@@ -81,6 +83,7 @@ def compress(source: Run, config: Config, *, trust: bool = False) -> Run:
     """
     if not config.compress.stages:
         raise UsageError("compress: no recipe; give --method distill,prune,qat or --recipe FILE")
+    config = shortened(config)
     _refuse_other_model(source, config)
     parent = source.as_parent()
     config = replace(config, {"run.name": source.name, "run.id": _recipe_id(source, parent, config)})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaledl.api.results import reported_attempt
 from scaledl.config import Config, replace, space_of
+from scaledl.config.shortened import shortened
 from scaledl.console import get_console
 from scaledl.errors import UsageError, require_extra
 from scaledl.run import Run
@@ -42,7 +43,7 @@ def tune(
     """
     for module in ("ray", "optuna"):
         require_extra(module, "tune")
-    config = with_space(config)
+    config = with_space(shortened(config))
     count = check_search(config, space_of(config), confirmed=confirmed)
     if (config.tune.verb == "compress") != (source is not None):
         raise UsageError("tune.verb: compress needs a run to compress, and train takes none")

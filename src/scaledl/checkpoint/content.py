@@ -45,6 +45,24 @@ def _foreign(path: Path, reason: str) -> UsageError:
     return UsageError(f"{path} is not a scaledl checkpoint: {reason}; {_REMEDY}")
 
 
+def check_plain(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse state of callbacks and schedulers that `read_checkpoint` would refuse to read again. Raises UsageError."""
+    for part in ("callbacks", "lr_schedulers"):
+        if found := _odd(checkpoint.get(part), part):
+            raise UsageError(
+                f"{found}; checkpoints hold tensors and plain values alone, so its state_dict() has to give such"
+            )
+
+
+def _odd(value: Any, where: str) -> str:
+    if isinstance(value, Mapping):
+        return next((found for key, item in value.items() if (found := _odd(item, f"{where}.{key}"))), "")
+    if isinstance(value, list | tuple):
+        return next((found for item in value if (found := _odd(item, where))), "")
+    plain = value is None or isinstance(value, Tensor | bool | int | float | str | bytes)
+    return "" if plain else f"{where} is a {type(value).__module__}.{type(value).__name__}"
+
+
 def check_fit(path: Path, state: Mapping[str, Tensor], module: nn.Module) -> None:
     """Compare a checkpoint's weights with the module that they are for.
 

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
-from scaledl.checkpoint.content import check_fit, read_checkpoint
+from scaledl.checkpoint.content import check_fit, check_plain, read_checkpoint
 from scaledl.checkpoint.files import FORMAT_VERSION, CheckpointInfo, newest_verified, prune_old
 from scaledl.console import get_console
 from scaledl.distributed.deferred import gather_all, write_streaming
@@ -53,10 +53,14 @@ class CheckpointWriter(CheckpointIO):
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._hurry = threading.Event()
+        self._is_plain = False  # what it is given, seen at the first save
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         assert self.position is not None
         self.wait()
+        if not self._is_plain:
+            check_plain(checkpoint)
+            self._is_plain = True
         state, path, position = snapshot(checkpoint), Path(path), self.position
         if self.sharded:
             with self._keeping_errors(path):

@@ -14,7 +14,7 @@ from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, wri
 from scaledl.compress.stage import StageContext, stage_key, stage_label
 from scaledl.compress.students import structure_of
 from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, portable
-from scaledl.config.registry import FORMATS, METHODS, TASKS
+from scaledl.config.registry import FORMATS, METHODS
 from scaledl.config.schema import QUANTIZING, DistillConfig, Stage, order_problem
 from scaledl.console import get_console
 from scaledl.data import DataModule
@@ -24,7 +24,7 @@ from scaledl.models.qconfigs import check_engine, check_mode
 from scaledl.models.quantized import is_quantized
 from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Parent, Run
-from scaledl.tasks.base import Task
+from scaledl.tasks.own import settings_of, task_class
 
 __all__ = ["StageRow", "check_chain", "format_rows", "read_rows", "run_chain"]
 
@@ -98,8 +98,8 @@ def check_chain(source: Run, config: Config, data: DataModule, *, trust: bool = 
 
 
 def _check_data(source: Run, config: Config, teacher: Model, data: DataModule) -> None:
-    task: type[Task] = TASKS.resolve(config.task.name)
-    got = (task.outputs(data.spec, config.task).count, tuple(data.spec.in_shape))
+    task = task_class(config.task.name)
+    got = (task.outputs(data.spec, settings_of(task, config.task)).count, tuple(data.spec.in_shape))
     expected = (teacher.structure.outputs.count, teacher.structure.inputs.shape)
     if got != expected:
         what = "classes" if data.spec.target in ("class", "classes", "tags", "mask") else "outputs"

@@ -44,7 +44,7 @@ def apply_qat(model: Model, context: StageContext) -> Model:
     start = start_model(context.run, lambda: prepare_qat(model, engine), trust=context.trust)
     config = finetune_config(context, epochs_share=0.25, lr_share=0.1)
     changes = QAT_TRAINER if stage.ema_decay is None else {**QAT_TRAINER, "trainer.ema_decay": stage.ema_decay}
-    freeze = FreezeAfter(freeze_step(config, len(context.data.train), stage.freeze_fraction))
+    freeze = FreezeAfter(freeze_step(config, context.data.trained(config), stage.freeze_fraction))
     trained = finetune(start, context, config, callbacks=[freeze], changes=changes)
     freeze_observers_(trained.module)
     return trained

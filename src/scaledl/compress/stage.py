@@ -80,6 +80,7 @@ def finetune_config(context: StageContext, *, epochs_share: float, lr_share: flo
     config, stage = context.config.model_copy(update={"transfer": TransferConfig()}), context.stage
     assert isinstance(stage, FinetuneSettings), stage.method
     epochs = stage.epochs or max(1, math.ceil(config.trainer.epochs * epochs_share))
+    epochs = 1 if config.trainer.fast_dev_run else epochs
     changes: dict[str, Any] = {
         "trainer.epochs": epochs,
         "trainer.early_stopping_patience": None,

@@ -48,6 +48,9 @@ def imports_of(config: Config) -> dict[str, str]:
     {'model.name': 'my.nets:Net'}
     """
     named = {"model.name": getattr(config.model, "name", ""), "task.loss": config.task.loss or ""}
+    named |= {"task.name": config.task.name, "data.source": config.data.source}
+    for number, entry in enumerate(config.trainer.callbacks):
+        named[f"trainer.callbacks.{number}"] = entry if isinstance(entry, str) else entry.path
     return {key: path for key, path in named.items() if is_import(path)}
 
 

@@ -39,6 +39,7 @@ class RawData:
         label_names: one name for each class, or number; none where there is nothing to learn.
         target: what the labels are.
         columns: names of a table's columns, where it has such.
+        val_inputs, val_labels: a validation split of its own, which is not taken out of the training set then.
     """
 
     inputs: Tensor
@@ -48,6 +49,8 @@ class RawData:
     label_names: tuple[str, ...]
     target: Target = "class"
     columns: tuple[str, ...] = ()
+    val_inputs: Tensor | None = None
+    val_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

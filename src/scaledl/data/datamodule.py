@@ -9,11 +9,13 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
+from scaledl.config import Config
 from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
 from scaledl.data.arrays import IGNORED, Arrays, DataSpec, RawData, fingerprint, number_statistics, statistics
 from scaledl.data.loader import BatchLoader
-from scaledl.data.position import LoaderOptions, Sampling
+from scaledl.data.own import load_own
+from scaledl.data.position import LoaderOptions, Sampling, limited
 from scaledl.data.raw import check_raw
 from scaledl.data.split import plain_split, stratified_split
 from scaledl.data.stream.loader import StreamLoader
@@ -44,6 +46,7 @@ class DataModule:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        limit: int | None = None,
     ) -> BatchLoader | StreamLoader:
         """Shuffled, augmented batches of the training split; `batch_size` counts the samples of all ranks.
 
@@ -59,13 +62,24 @@ class DataModule:
             rank=rank,
             world_size=world_size,
             num_workers=num_workers,
+            limit=limit,
         )
 
     def eval_loader(
-        self, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1
+        self, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1, limit: int | None = None
     ) -> BatchLoader | StreamLoader:
-        """The whole split in its own order, without augmentation; the last batch may be smaller."""
-        return self._loader(self._split(split), batch_size, rank=rank, world_size=world_size)
+        """The split in its own order, without augmentation; the last batch may be smaller. `limit`: so many samples."""
+        return self._loader(self._split(split), batch_size, rank=rank, world_size=world_size, limit=limit)
+
+    def evaluated(self, split: Split, config: Config) -> int:
+        """How many samples of a split an evaluation looks at, by `trainer.limit_val_batches` and the like."""
+        trainer = config.trainer
+        limits = {"train": 1.0, "val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+        return limited(limits[split], len(self._split(split)), config.data.eval_batch_size)
+
+    def trained(self, config: Config) -> int:
+        """How many samples of the training split are in an epoch, by `trainer.limit_train_batches`."""
+        return limited(config.trainer.limit_train_batches, len(self.train), config.data.batch_size)
 
     def class_counts(self, split: Split = "train") -> tuple[int, ...]:
         """How often each class, label, tag or class of a pixel is there; empty where targets are none of these."""
@@ -95,21 +109,31 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     Raises:
         UsageError: unknown source, files missing or damaged, too few samples of a class.
     """
-    found: RawData | DataModule = SOURCES.resolve(config.source)(config)
+    load_fn = SOURCES.resolve(config.source) if config.source in SOURCES else load_own
+    found: RawData | DataModule = load_fn(config)
     if isinstance(found, DataModule):
         return _narrowed(found, config, seed)
+    if not isinstance(found, RawData):
+        raise UsageError(
+            f"data.source: {config.source} gives a {type(found).__name__}; allowed: RawData or DataModule of "
+            "scaledl.data"
+        )
     check_raw(found, config.source)
     raw = subset(found, config, seed)
-    kept, held = _split(raw, config.val_fraction, seed)
+    known, held = _train_and_val(raw, config.val_fraction, seed)
+    first = len(known) + len(held)
+    test_ids = torch.arange(first, first + len(raw.test_labels))
+    splits = {"train": known, "val": held, "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids)}
+    return DataModule(_describe(config.source, splits, raw), **splits)
+
+
+def _train_and_val(raw: RawData, fraction: float, seed: int) -> tuple[Arrays, Arrays]:
     size = len(raw.labels)
     known = Arrays(raw.inputs, raw.labels, torch.arange(size))
-    test_ids = torch.arange(size, size + len(raw.test_labels))
-    splits = {
-        "train": known.take(kept),
-        "val": known.take(held),
-        "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids),
-    }
-    return DataModule(_describe(config.source, splits, raw), **splits)
+    if raw.val_inputs is not None and raw.val_labels is not None:
+        return known, Arrays(raw.val_inputs, raw.val_labels, torch.arange(size, size + len(raw.val_labels)))
+    kept, held = _split(raw, fraction, seed)
+    return known.take(kept), known.take(held)
 
 
 def _split(raw: RawData, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

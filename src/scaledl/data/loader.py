@@ -38,7 +38,7 @@ class BatchLoader(PositionedLoader):
 
     def _batches(self, starts: range, epoch: int) -> Iterable[Batch]:
         order = self._order(epoch)
-        slices = (order[start : start + self.batch_size] for start in starts)
+        slices = (order[start : min(start + self.batch_size, self._end)] for start in starts)
         if self._num_workers and len(starts):
             return prepared(self.batch, list(slices), epoch, self._num_workers)
         return (self.batch(index, epoch) for index in slices)

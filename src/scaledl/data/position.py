@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self, TypedDict
 
@@ -22,13 +23,26 @@ class LoaderOptions(TypedDict, total=False):
     rank: int
     world_size: int
     num_workers: int
+    limit: int | None
+
+
+def limited(limit: float, size: int, batch_size: int) -> int:
+    """How many of `size` samples an epoch of at most so many batches uses: a number of them, or as a float a share.
+
+    >>> limited(3, 100, 8), limited(0.5, 100, 8), limited(1.0, 100, 8), limited(1, 5, 8)
+    (24, 48, 100, 5)
+    """
+    batches = -(-size // batch_size)
+    kept = max(1, math.floor(batches * limit)) if isinstance(limit, float) else limit
+    return min(size, kept * batch_size)
 
 
 class PositionedLoader:
     """Iterate over a split in global batches, of which each rank takes a near-equal contiguous slice.
 
     An iteration runs through the epoch that `set_epoch` named, else through the one after the last that was finished;
-    after `load_state_dict` it yields what was left, whatever the batch size is now.
+    after `load_state_dict` it yields what was left, whatever the batch size is now. With `limit` an epoch ends after so
+    many samples of its order.
 
     Attributes:
         batch_size: samples in a global batch, over all ranks.
@@ -50,11 +64,13 @@ class PositionedLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        limit: int | None = None,
     ) -> None:
         assert batch_size >= 1, f"batch_size {batch_size}"
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         self.batch_size, self.epoch, self.consumed = batch_size, 0, 0
         self._size, self._seed = size, seed
+        self._end = size if limit is None else min(size, limit)  # of the samples of an epoch, how many are used
         self._shuffle, self._augment = shuffle, augment or AugmentConfig()
         self._balanced = shuffle and sampling == "balanced"
         self._rank, self._world_size, self._num_workers = rank, world_size, num_workers
@@ -62,7 +78,7 @@ class PositionedLoader:
 
     def __len__(self) -> int:
         """Batches in a whole epoch, also when the next iteration yields only the rest of one."""
-        return -(-self._size // self.batch_size)
+        return -(-self._end // self.batch_size)
 
     @property
     def sampler(self) -> Self:
@@ -77,9 +93,9 @@ class PositionedLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: its body runs at the first batch, after Lightning has called `set_epoch`.
         self._start_epoch()
-        starts = range(self.consumed, self._size, self.batch_size)
+        starts = range(self.consumed, self._end, self.batch_size)
         for start, batch in zip(starts, self._batches(starts, self.epoch), strict=True):
-            self.consumed = min(start + self.batch_size, self._size)
+            self.consumed = min(start + self.batch_size, self._end)
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -100,9 +116,9 @@ class PositionedLoader:
                     "fix: resume with the data and run.seed that the run began with, or start a new run"
                 )
         epoch, consumed = state.get("epoch"), state.get("consumed")
-        if not (isinstance(epoch, int) and epoch >= 0 and isinstance(consumed, int) and 0 <= consumed <= state["n"]):
+        if not (isinstance(epoch, int) and epoch >= 0 and isinstance(consumed, int) and 0 <= consumed <= self._end):
             raise UsageError(f"data position: got epoch={epoch}, consumed={consumed}; the checkpoint is damaged")
-        finished = consumed == state["n"]
+        finished = consumed == self._end
         self.epoch, self.consumed = (epoch + 1, 0) if finished else (epoch, consumed)
         self._resuming = True
 
@@ -118,5 +134,5 @@ class PositionedLoader:
         if self._resuming:
             self._resuming = False
             return
-        self.epoch += self.consumed == self._size
+        self.epoch += self.consumed == self._end
         self.consumed = 0

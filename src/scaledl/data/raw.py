@@ -16,16 +16,15 @@ _ALLOWED = {(torch.uint8, "image"), (torch.float32, "table"), (torch.float32, "s
 
 def check_raw(raw: RawData, source: str) -> None:
     """Raises UsageError that names the part which is wrong."""
-    for name, inputs, labels in (
-        ("training", raw.inputs, raw.labels),
-        ("test", raw.test_inputs, raw.test_labels),
-    ):
+    parts = [("training", raw.inputs, raw.labels), ("test", raw.test_inputs, raw.test_labels)]
+    if raw.val_inputs is not None and raw.val_labels is not None:
+        parts.append(("validation", raw.val_inputs, raw.val_labels))
+    for name, inputs, labels in parts:
         if problem := _problem(inputs, labels, len(raw.label_names), raw.target):
             raise UsageError(f"data.source: {source}, {name} set: {problem}")
-    if raw.inputs.shape[1:] != raw.test_inputs.shape[1:]:
-        sizes = tuple(raw.inputs.shape[1:]), tuple(raw.test_inputs.shape[1:])
-        raise UsageError(f"data.source: {source}: training inputs are {sizes[0]}, test inputs {sizes[1]}")
-
+        if raw.inputs.shape[1:] != inputs.shape[1:]:
+            sizes = tuple(raw.inputs.shape[1:]), tuple(inputs.shape[1:])
+            raise UsageError(f"data.source: {source}: training inputs are {sizes[0]}, {name} inputs {sizes[1]}")
     if raw.columns and (len(raw.columns),) != tuple(raw.inputs.shape[1:]):
         raise UsageError(
             f"data.source: {source}: {len(raw.columns)} names of columns, inputs {tuple(raw.inputs.shape)}"

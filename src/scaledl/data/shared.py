@@ -32,8 +32,7 @@ def shared_data(config: DataConfig, seed: int) -> DataModule:
     folder = os.environ.get(FOLDER)
     if not folder or config.source == "prepared":  # which is mapped from its own files
         return build_data(config, seed)
-    section = config.model_dump(mode="json", include={"source", "root", "val_fraction", "text", "classes", "limit"})
-    key = hashlib.sha256(json.dumps([section, seed], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([config.samples(), seed], sort_keys=True).encode()).hexdigest()[:16]
     place = Path(folder) / f"data-{key}"
     with _alone(place):
         if not (place / "spec.json").exists():

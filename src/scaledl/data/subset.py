@@ -27,6 +27,9 @@ def subset(raw: RawData, config: DataConfig, seed: int) -> RawData:
     names = tuple(config.classes) or raw.label_names
     train = _narrowed(raw.inputs, raw.labels, raw.label_names, names, config.limit, seed)
     test = _narrowed(raw.test_inputs, raw.test_labels, raw.label_names, names, None, seed)
+    if raw.val_inputs is not None and raw.val_labels is not None:
+        val = _narrowed(raw.val_inputs, raw.val_labels, raw.label_names, names, None, seed)
+        raw = dataclasses.replace(raw, val_inputs=val[0], val_labels=val[1])
     return dataclasses.replace(
         raw, inputs=train[0], labels=train[1], test_inputs=test[0], test_labels=test[1], label_names=names
     )

@@ -5,22 +5,27 @@ from __future__ import annotations
 import copy
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.module import _jit_is_scripting
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 import scaledl
-from scaledl.config.registry import TASKS
 from scaledl.config.schema import ExportConfig, TaskConfig
 from scaledl.console import get_console
 from scaledl.data import Arrays, DataModule, DataSpec
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.export.artifact import Artifact, write_artifact
 from scaledl.export.reference import outputs_of
+from scaledl.models import huggingface
+from scaledl.models.external import library_of
 from scaledl.models.quantized import convert, engine_of
 from scaledl.models.structure import EXTERNAL, Model, Structure
 from scaledl.runtime import jit
@@ -33,7 +38,7 @@ from scaledl.runtime.artifact import (
     InputSpec,
 )
 from scaledl.runtime.outputs import OutputSpec
-from scaledl.tasks.judge import Judge
+from scaledl.tasks.own import settings_of, task_class
 
 NUM_CASES = 8
 _LAYOUTS = {kind: layout for layout, kind in LAYOUTS.items()}
@@ -76,7 +81,8 @@ def export_torchscript(
     )
     cases = _cases(module, data.test, spec)
     with jit.quantized_engine(engine):
-        script, traced = _script(module, model.structure)
+        with _scriptable(module, model.structure):
+            script, traced = _script(module, model.structure)
         manifest = _manifest(data.spec, output, engine, source) | ({"traced": True} if traced else {})
         extra = {MANIFEST_FILE: json.dumps(manifest).encode(), CASES_FILE: save_safetensors(cases)}
         if inputs.kind == "text":
@@ -86,7 +92,8 @@ def export_torchscript(
 
 def _output(structure: Structure, spec: DataSpec, config: TaskConfig) -> OutputSpec:
     """What the model's outputs mean, where it was made for such data and such a task."""
-    task: type[Judge] = TASKS.resolve(config.name)
+    task = task_class(config.name)
+    config = settings_of(task, config)
     if spec.target not in task.targets:
         raise UsageError(f"task.name: got {config.name}; the data has targets of the kind {spec.target!r}")
     output, given = task.output_spec(spec, config), structure.outputs.shape(structure.inputs)
@@ -164,6 +171,17 @@ def _preprocessing(spec: DataSpec) -> dict[str, Any]:
     raw = {"dtype": "float32", "layout": _LAYOUTS[spec.modality]}
     columns = {"columns": [column.to_dict() for column in spec.columns]} if spec.columns else {}
     return {"from": raw, "formula": "(x - mean) / std", "scale": 1.0, **columns}
+
+
+@contextmanager
+def _scriptable(module: nn.Module, structure: Structure) -> Iterator[None]:
+    """What other libraries' modules need, or say too much about, while they are compiled."""
+    with ExitStack() as stack:
+        if structure.family == EXTERNAL and library_of(structure.config["name"]) == "hf":
+            stack.enter_context(huggingface.quiet())
+        if any(isinstance(part, pl.LightningModule) for part in module.modules()):
+            stack.enter_context(_jit_is_scripting())  # else they want their trainer
+        yield
 
 
 def _script(module: nn.Module, structure: Structure) -> tuple[torch.jit.ScriptModule, bool]:

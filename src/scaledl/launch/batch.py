@@ -55,7 +55,7 @@ class Batch:
         assert self.then is not None
         options = replace(self._options, nodes=1, name=f"{self._options.name}-{self.then}"[:100])
         config = self.config
-        run = f"{config.run.root}/{config.run.name or f'{config.model.family}-{config.data.source}'}"
+        run = f"{config.run.root}/{config.run.name or f'{config.model.family}-{config.data.word}'}"
         arguments = [f"{run}/{config.run.id or job}", *_recipe(config)]
         return self._render(self.then, arguments, options)
 

@@ -187,9 +187,7 @@ class Task(Judge):
         return f"step {self.global_step + 1}: a micro-batch{where} does not fit into memory{what}"
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        self.lr = self.peak_lr * self.schedule(self.trainer.global_step) * self.lr_factor
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr * group.get("lr_scale", 1.0)
+        self.set_rates(optimizer)
         loss = optimizer_closure()
         if self.sam_rho is not None and not self._window_is_bad:
             self._second_pass(optimizer_closure, self.sam_rho)
@@ -201,6 +199,12 @@ class Task(Judge):
         optimizer.step(closure=lambda: loss)
         total = window[0] if self.accumulate == 1 else torch.stack(window).sum() / self.accumulate
         self.losses.append(total / self.ranks.world_size if self.averages_gradients else total)
+
+    def set_rates(self, optimizer: Any) -> None:
+        """Before a step: the learning rate of every group."""
+        self.lr = self.peak_lr * self.schedule(self.trainer.global_step) * self.lr_factor
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * group.get("lr_scale", 1.0)
 
     def _second_pass(self, closure: Callable[[], Any], rho: float) -> None:
         """The gradient at the worst weights nearby; weights, statistics and loss stay those of the first pass."""
@@ -270,6 +274,8 @@ class Task(Judge):
 
     def on_validation_epoch_end(self) -> None:
         self.val_metrics = {f"val_{name}": float(value) for name, value in self.evaluated().items()}
+        # what Lightning's own callbacks look at, such as EarlyStopping(monitor="val_loss")
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.val_metrics.items()})
         loss = self.val_metrics["val_loss"]
         if not math.isfinite(loss):  # the last step of all can ruin the weights without a training loss to show it
             raise NonFiniteLossError(

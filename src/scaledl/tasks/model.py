@@ -10,11 +10,17 @@ from scaledl.data import DataModule, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, new_model
 from scaledl.tasks.base import Task
+from scaledl.tasks.own import settings_of, task_class
+from scaledl.tasks.own_steps import brings_steps, with_own_steps
 
 
-def task_around(module: nn.Module, config: Config, spec: DataSpec) -> Task:
-    """The config's task, with `module` as what it trains."""
-    task: Task = TASKS.resolve(config.task.name)(module, config.task, spec)
+def task_around(module: nn.Module, config: Config, spec: DataSpec, *, own_steps: bool = True) -> Task:
+    """The config's task, with `module` as what it trains; by the steps that it brings, where it brings some."""
+    kind = task_class(config.task.name)
+    settings = settings_of(kind, config.task)
+    if own_steps and brings_steps(module):
+        kind = with_own_steps(kind, module)  # type: ignore[arg-type]
+    task = kind(module, settings, spec)
     task.seed = config.run.seed
     return task
 
@@ -32,15 +38,15 @@ def model_for(config: Config, spec: DataSpec) -> Model:
 
     Raises UsageError when the task cannot be trained on such data, or the family cannot take such inputs.
     """
-    _check_target(config, spec)
-    task: type[Task] = TASKS.resolve(config.task.name)
-    model = new_model(config.model, spec.inputs, task.outputs(spec, config.task), config.run.seed)
+    task = task_class(config.task.name)
+    _check_target(task, config, spec)
+    model = new_model(config.model, spec.inputs, task.outputs(spec, settings_of(task, config.task)), config.run.seed)
     task.check_model(model.module, spec, config.model.family)
     return model
 
 
-def _check_target(config: Config, spec: DataSpec) -> None:
-    if spec.target in TASKS.resolve(config.task.name).targets:
+def _check_target(task: type[Task], config: Config, spec: DataSpec) -> None:
+    if spec.target in task.targets:
         return
     allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
     raise UsageError(

@@ -37,10 +37,12 @@ from scaledl.optim.schedules import Plateau
 from scaledl.run import Run
 from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
+from scaledl.tasks.own_steps import release_trainers_
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
 from scaledl.train.freezing import Freezing, Plan
 from scaledl.train.learner import Learner, make_learner, steps_per_epoch
 from scaledl.train.lora import merged
+from scaledl.train.own import announce_own_steps, check_own_steps, own_callbacks, refusals
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.share import can_be_blank
 from scaledl.train.swa import WeightAverage
@@ -115,6 +117,8 @@ def fit(
     ranks = current_ranks()
     settings = resolve_settings(config, run, data, model, ranks)
     _announce(run, config)
+    check_own_steps(config, model.module)
+    announce_own_steps(model.module)
     fitting = Fitting(
         *(config, settings, run, data, model, teacher if teacher_weight > 0 else None, teacher_weight, temperature),
         *(tuple(callbacks), label, None, ranks),
@@ -181,12 +185,15 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         whole,
     ]
     signs = SignsOfLife(current_link())
-    trainer = build_trainer(config, settings, ranks, writer, [*fitting.callbacks, signs, *ours])
+    callbacks = [*fitting.callbacks, *own_callbacks(config), signs, *ours]
+    with refusals():
+        trainer = build_trainer(config, settings, run, ranks, writer, callbacks)
     try:
         with (
             quiet_lightning(),
             cheap_device_checks(config),
             own_interrupts(),
+            refusals(),
             _restoring(fitting.resume, checkpointer),
         ):
             trainer.fit(
@@ -196,6 +203,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
                     *(fitting.data, "val", config.data.eval_batch_size, config.data.augment),
                     rank=ranks.rank,
                     world_size=ranks.world_size,
+                    limit=fitting.data.evaluated("val", config),
                 ),
                 ckpt_path=fitting.resume,
                 weights_only=True,
@@ -203,6 +211,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     finally:
         display.close()
         writer.close()
+        release_trainers_(task.model)
     module = _result(fitting, task, whole, average)
     return module if learner.adapters is None else merged(learner.adapters).eval(), task, trainer
 
@@ -286,6 +295,7 @@ def _train_loader(fitting: Fitting, task: Task) -> Any:
         world_size=ranks.world_size,
         num_workers=config.data.num_workers,
         sampling=config.data.sampling,
+        limit=fitting.data.trained(config),
     )
 
 

@@ -44,7 +44,7 @@ def make_learner(config: Config, settings: Settings, data: DataModule, model: Mo
     task.channels_last = settings.channels_last
     task.accumulate = settings.accumulate
     task.batch_size = config.data.batch_size
-    task.train_samples = len(data.train)
+    task.train_samples = data.trained(config)
     equip(task, config, steps_per_epoch(config, data), plan.lr_scale)
     task.ranks = ranks
     task.max_nonfinite_steps = config.trainer.max_nonfinite_steps
@@ -55,4 +55,4 @@ def make_learner(config: Config, settings: Settings, data: DataModule, model: Mo
 
 def steps_per_epoch(config: Config, data: DataModule) -> int:
     """Optimizer steps of a pass over the training split."""
-    return math.ceil(len(data.train) / config.data.batch_size)
+    return math.ceil(data.trained(config) / config.data.batch_size)

@@ -153,7 +153,7 @@ def _measure_precision(config: Config, data: DataModule, model: Model, settings:
     torch.set_num_threads(settings.num_threads)
     device = "cuda" if uses_gpu(config) else "cpu"
     module = prepare_module(copy.deepcopy(model.module), settings)
-    task = task_around(module, config, data.spec).to(device)
+    task = task_around(module, config, data.spec, own_steps=False).to(device)
     task.channels_last = settings.channels_last
     size = config.data.batch_size // config.trainer.accumulate
     batch = next(iter(task.eval_loader(data, "train", size, config.data.augment)))

@@ -13,9 +13,10 @@ from scaledl.models.pretrained import Report
 from scaledl.models.sources import begin_with_
 from scaledl.models.structure import Model, load_model, save_model
 from scaledl.run import Parent, Run, atomic_json
-from scaledl.tasks.model import model_for
+from scaledl.tasks.model import model_for, task_around
 from scaledl.train.freezing import plan_transfer
 from scaledl.train.lora import lora_targets
+from scaledl.train.own import check_own_steps, own_callbacks
 
 START = "start"
 REPORT = "pretrained.json"
@@ -39,6 +40,9 @@ def find_start(config: Config, spec: DataSpec, run: Path | None = None) -> Start
         return Start(kept)
     model, source = model_for(config, spec), config.model.pretrained
     _check_transfer(model, config)
+    check_own_steps(config, model.module)
+    task_around(model.module, config, spec)
+    own_callbacks(config)
     if source is None:
         return Start(model)
     model, report, origin = begin_with_(

@@ -13,18 +13,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.profilers import (
+    AdvancedProfiler,
+    PassThroughProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 
 from scaledl.checkpoint import CheckpointWriter
 from scaledl.config import Config
 from scaledl.distributed.lightning import build_strategy
 from scaledl.distributed.ranks import Ranks
+from scaledl.run import Run
 from scaledl.train.settings import Settings, uses_gpu
 
 
 def build_trainer(
-    config: Config, settings: Settings, ranks: Ranks, writer: CheckpointWriter, callbacks: list[pl.Callback]
+    config: Config, settings: Settings, run: Run, ranks: Ranks, writer: CheckpointWriter, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
+    """Raises UsageError where Lightning cannot use a callback of one's own as it is."""
     gpu = uses_gpu(config)
     strategy = build_strategy(config, ranks, gpu=gpu)
     alone = isinstance(strategy, str)
@@ -42,7 +50,7 @@ def build_trainer(
             sync_batchnorm=config.trainer.sync_batchnorm,
             callbacks=callbacks,
             plugins=[writer, *([LightningEnvironment()] if alone else [])],
-            profiler=_NullProfiler(),
+            profiler=_profiler(config, run, ranks),
             num_sanity_val_steps=0,
             logger=False,
             enable_checkpointing=False,
@@ -58,6 +66,14 @@ def build_trainer(
 
 
 def _no_handlers() -> None: ...
+
+
+def _profiler(config: Config, run: Run, ranks: Ranks) -> Profiler:
+    """Its tables go to RUN/fit-profile-RANK-….txt when the training has ended."""
+    kind = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}.get(
+        config.trainer.profiler
+    )
+    return _NullProfiler() if kind is None else kind(dirpath=run.path, filename=f"profile-{ranks.rank}")
 
 
 class _NullProfiler(PassThroughProfiler):

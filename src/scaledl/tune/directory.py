@@ -24,7 +24,7 @@ def open_search(config: Config, *, source: Run | None = None) -> Run:
 
     Raises UsageError when what is there is another search.
     """
-    name = config.run.name or f"{config.model.family}-{config.data.source}"
+    name = config.run.name or f"{config.model.family}-{config.data.word}"
     id = default_id(config)
     parents = () if source is None else (source.as_parent(),)
     run = Run.open_or_create(Path(config.run.root), name, id, kind="tune", config=config, parents=parents)

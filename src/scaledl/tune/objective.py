@@ -65,8 +65,7 @@ def work(order: Order, run: Run, watch: Watch) -> dict[str, float]:
 
 def data_of(config: Config) -> DataModule:
     """The data, loaded once: for this process, and where there is a folder for it, for all of this node."""
-    section = config.data.model_dump(include={"source", "root", "val_fraction", "download", "classes", "limit"})
-    key = json.dumps([section, config.run.seed])
+    key = json.dumps([config.data.samples(), config.run.seed])
     if key not in _data:
         _data.clear()
         _data[key] = shared_data(config.data, config.run.seed)

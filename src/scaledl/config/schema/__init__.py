@@ -63,7 +63,7 @@ from .sequence import (
     TransformerSection,
 )
 from .task import HeadConfig, TaskConfig
-from .trainer import DeepSpeedConfig, TrainerConfig
+from .trainer import CallbackConfig, DeepSpeedConfig, TrainerConfig
 from .transfer import ALL_BUT_HEAD, EPOCH_PATTERN, LoraConfig, TransferConfig
 from .tune import TuneConfig
 from .vision import AutoencoderConfig, CNNConfig, UNetConfig, VAEConfig, ViTConfig
@@ -85,6 +85,7 @@ __all__ = [
     "Auto",
     "AutoencoderConfig",
     "CNNConfig",
+    "CallbackConfig",
     "ColumnName",
     "CompressConfig",
     "Config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -26,28 +27,41 @@ Auto = Literal["auto"]
 Direction = Literal["max", "min"]
 
 
-def registered(registry: Registry) -> Any:
-    """Annotated metadata of a field that holds a name of this registry; never imports what the name stands for."""
+def registered(registry: Registry, *, or_own: bool = False) -> Any:
+    """Annotated metadata of a field that holds a name of this registry; never imports what the name stands for.
+
+    `or_own`: or path.to.module:name of one's own.
+    """
 
     def check(name: str) -> str:
-        if name not in registry:
+        if name not in registry and not (or_own and re.match(OWN_PATTERN, name)):
             raise PydanticCustomError("not_registered", "not a registered {kind}", {"kind": registry.kind})
         return name
 
     return AfterValidator(check)
 
 
-def list_names(registry: Registry) -> Any:
+def list_names(registry: Registry, *, or_own: bool = False) -> Any:
     """Puts the registered names into the JSON Schema of a field."""
-    return lambda schema: schema.update(enum=list(registry.names()))
+
+    def extend(schema: dict[str, Any]) -> None:
+        names = {"enum": list(registry.names())}
+        if or_own:
+            schema.pop("type", None)
+            schema["anyOf"] = [names, {"type": "string", "pattern": OWN_PATTERN}]
+        else:
+            schema.update(names)
+
+    return extend
 
 
 def names_or_folder(registry: Registry) -> Any:
-    """As `list_names`, for a field that takes a folder as well."""
+    """As `list_names`, for a field that takes a folder, or a name of one's own, as well."""
 
     def extend(schema: dict[str, Any]) -> None:
         schema.pop("type", None)
-        schema["anyOf"] = [{"enum": list(registry.names())}, {"type": "string", "pattern": FOLDER_PATTERN}]
+        patterns = [{"type": "string", "pattern": pattern} for pattern in (FOLDER_PATTERN, OWN_PATTERN)]
+        schema["anyOf"] = [{"enum": list(registry.names())}, *patterns]
 
     return extend
 

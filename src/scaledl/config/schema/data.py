@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -251,11 +252,13 @@ class StreamConfig(Section):
 
 
 class DataConfig(Section):
-    source: Annotated[str, registered(SOURCES)] = Field(
+    source: Annotated[str, registered(SOURCES, or_own=True)] = Field(
         default="digits",
-        description="Name of a data source, or the folder of a prepared one.",
+        description="Name of a data source, the folder of a prepared one, or python.path:name of one's own: a "
+        "LightningDataModule, or a function that gives data as sources do.",
         json_schema_extra=names_or_folder(SOURCES),
     )
+    args: dict[str, Any] = Field(default={}, description="What a LightningDataModule of one's own is made with.")
     root: str | None = Field(default=None, description="Folder of the source's files, where the source needs one.")
     download: bool = Field(default=True, description="Download when the files are not on this machine.")
     classes: list[ColumnName] = Field(
@@ -290,3 +293,13 @@ class DataConfig(Section):
     text: TextConfig = Field(default_factory=TextConfig)
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     stream: StreamConfig = Field(default_factory=StreamConfig)
+
+    def samples(self) -> dict[str, Any]:
+        """The keys that decide which samples there are, as plain values."""
+        keys = {"source", "args", "root", "download", "classes", "limit", "val_fraction", "text"}
+        return self.model_dump(mode="json", include=keys)
+
+    @property
+    def word(self) -> str:
+        """The source as part of a name."""
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.source).strip("-.")[:64]

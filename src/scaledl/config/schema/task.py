@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from ..registry import LOSSES, METRICS, TASKS
 from ..traits import Traits, figures_of, traits_of
 from .base import (
-    OWN_PATTERN,
     Fraction,
     NonNegativeFloat,
     OpenFraction,
@@ -22,20 +19,9 @@ from .base import (
 )
 from .conflict import Conflict
 
-
-def _check_loss(name: str) -> str:
-    if name not in LOSSES and not re.match(OWN_PATTERN, name):
-        raise PydanticCustomError("not_registered", "not a registered {kind}", {"kind": LOSSES.kind})
-    return name
-
-
-def _names_or_own(schema: dict[str, Any]) -> None:
-    schema.pop("type", None)
-    schema["anyOf"] = [{"enum": list(LOSSES.names())}, {"type": "string", "pattern": OWN_PATTERN}]
-
-
 HEAD_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
-LossName = Annotated[str, AfterValidator(_check_loss), Field(json_schema_extra=_names_or_own)]
+LossName = Annotated[str, registered(LOSSES, or_own=True), Field(json_schema_extra=list_names(LOSSES, or_own=True))]
+TaskName = Annotated[str, registered(TASKS, or_own=True), Field(json_schema_extra=list_names(TASKS, or_own=True))]
 MetricName = Annotated[str, registered(METRICS), Field(json_schema_extra=list_names(METRICS))]
 
 
@@ -53,8 +39,8 @@ class HeadConfig(Section):
 
 
 class TaskConfig(Section):
-    name: Annotated[str, registered(TASKS)] = Field(
-        default="classification", description="Name of a registered task.", json_schema_extra=list_names(TASKS)
+    name: TaskName = Field(
+        default="classification", description="A registered task, or python.path:Class of one's own."
     )
     loss: LossName | None = Field(
         default=None,
@@ -139,7 +125,7 @@ def task_conflicts(task: TaskConfig) -> list[Conflict]:
     """What the task has no use for."""
     traits, default = task.traits, TaskConfig()
     found = []
-    if task.loss in LOSSES and task.loss not in traits.losses:
+    if task.loss in LOSSES and task.loss not in traits.losses and traits.keys is not None:
         found.append(_conflict("loss", task.loss, f"one of {', '.join(traits.losses)}", task))
     for name in task.metrics if traits.keys is not None else ():
         if name not in (*traits.addable, *traits.figures):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .base import Auto, OpenFraction, PositiveFloat, Section
+from .base import OWN_PATTERN, Auto, OpenFraction, PositiveFloat, Section
 
 
 class DeepSpeedConfig(Section):
@@ -17,6 +17,16 @@ class DeepSpeedConfig(Section):
     )
     offload_optimizer: bool = Field(default=False, description="Keep optimizer states in CPU memory.")
     offload_parameters: bool = Field(default=False, description="Keep parameters in CPU memory; needs stage 3.")
+
+
+Batches = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class CallbackConfig(Section):
+    """A Lightning callback of one's own, or of a library."""
+
+    path: Annotated[str, Field(pattern=OWN_PATTERN)] = Field(description="python.path:Class.")
+    args: dict[str, Any] = Field(default={}, description="What it is made with.")
 
 
 class TrainerConfig(Section):
@@ -82,4 +92,22 @@ class TrainerConfig(Section):
         ge=0,
         le=1000,
         description="Steps in a row that are left out for a NaN or infinite loss before it fails.",
+    )
+    callbacks: list[Annotated[str, Field(pattern=OWN_PATTERN)] | CallbackConfig] = Field(
+        default=[],
+        max_length=100,
+        description="Lightning callbacks of one's own: python.path:Class, or {path: python.path:Class, args: {…}}.",
+    )
+    profiler: Literal["none", "simple", "advanced", "pytorch"] = Field(
+        default="none", description="Lightning's profiler, whose tables go into the run's folder."
+    )
+    limit_train_batches: Batches = Field(
+        default=1.0, description="Batches of data.batch_size in each epoch: a number, or a share; 1.0 is all."
+    )
+    limit_val_batches: Batches = Field(
+        default=1.0, description="Batches of data.eval_batch_size in each validation, likewise; always the first."
+    )
+    limit_test_batches: Batches = Field(default=1.0, description="Likewise in each evaluation on the test split.")
+    fast_dev_run: bool | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=False, description="One epoch of so many batches in training and every evaluation; true is one batch."
     )

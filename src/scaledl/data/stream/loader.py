@@ -41,7 +41,7 @@ class StreamLoader(PositionedLoader):
         self._reader: Reader | None = None  # of a worker process
 
     def _batches(self, starts: range, epoch: int) -> Iterable[Batch]:
-        spans = Spans(starts, len(self._stream))
+        spans = Spans(starts, self._end)
         if self._num_workers and len(starts):
             return prepared(self._in_worker, spans, epoch, self._num_workers)
         return self._here(spans, epoch)
