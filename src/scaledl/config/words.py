@@ -21,7 +21,7 @@ Schema = dict[str, Any]
 
 PATTERNS = {
     NAME_PATTERN: "a name of at most 100 letters, digits, '.', '_', '-', beginning with a letter or digit",
-    OWN_PATTERN: "a function as path.to.module:function",
+    OWN_PATTERN: "one's own as path.to.module:name",
     FOLDER_PATTERN: "a folder of a prepared data set (with a slash: ./NAME)",
     TOKENIZER_PATTERN: "a tokenizer file of Hugging Face (FILE.json)",
     EXTERNAL_PATTERN: "timm:NAME, torchvision:NAME, hf:NAME or python.path:Class",

@@ -27,7 +27,7 @@ def task_around(module: nn.Module, config: Config, spec: DataSpec, *, own_steps:
 
 def check_task(config: Config, data: DataModule) -> None:
     """Raise UsageError for a task that such data, or their augmentation, are not enough for; nothing is trained."""
-    _check_target(config, data.spec)
+    _check_target(task_class(config.task.name), config, data.spec)
     task = task_around(nn.Identity(), config, data.spec)
     task.prepare(data)
     task.train_loader(data, config.data.batch_size, config.data.augment, sampling=config.data.sampling)

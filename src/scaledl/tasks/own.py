@@ -27,5 +27,6 @@ def settings_of(task: type[Task], config: TaskConfig) -> TaskConfig:
     """The section as `task` knows it: one's own has the losses and figures of the registered task that it extends."""
     if config.name in TASKS:
         return config
-    extended = next((name for name in TASKS.names() if TASKS.resolve(name) in task.__mro__), None)
+    registered = {TASKS.resolve(name): name for name in TASKS.names()}
+    extended = next((registered[base] for base in task.__mro__ if base in registered), None)
     return config if extended is None else config.model_copy(update={"name": extended})

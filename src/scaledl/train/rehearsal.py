@@ -12,7 +12,9 @@ from torch import Tensor
 from scaledl.config import Config
 from scaledl.data import Batch, DataModule
 from scaledl.distributed.ranks import Ranks
+from scaledl.errors import UsageError
 from scaledl.models.structure import Model
+from scaledl.tasks.own_steps import OwnSteps
 from scaledl.train.learner import make_learner
 from scaledl.train.settings import fresh_settings, uses_gpu
 
@@ -26,6 +28,9 @@ class Rehearsal:
         torch.set_num_threads(self.settings.num_threads)
         self.device = torch.device("cuda" if uses_gpu(config) else "cpu")
         learner = make_learner(config, self.settings, data, model, Ranks())
+        if isinstance(learner.task, OwnSteps):
+            name = type(model.module).__name__
+            raise UsageError(f"model.name: {name} learns by its own steps, which a training alone can run")
         self.task = learner.task.to(self.device)
         if learner.plan.freezes:
             batchnorm_eval = config.transfer.frozen_batchnorm == "eval"

@@ -34,7 +34,8 @@ def test_keys_of_every_section_family_and_method() -> None:
     families = KEYS["model.family"].allowed
     assert sorted(families.removeprefix("one of ").split(", ")) == [*FAMILIES.names()]
     assert KEYS["data.source"].allowed == (
-        f"one of {', '.join(SOURCE_NAMES)}, or a folder of a prepared data set (with a slash: ./NAME)"
+        f"one of {', '.join(SOURCE_NAMES)}, or a folder of a prepared data set (with a slash: ./NAME), or one's own as "
+        "path.to.module:name"
     )
     assert KEYS["compress.stages[].method"].default == "required"
     assert KEYS["compress.stages"].default == "[]"

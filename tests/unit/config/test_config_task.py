@@ -62,7 +62,7 @@ def test_objectives_that_nobody_measures() -> None:
     [
         (("task.name=regression", "task.loss=focal"), "task.loss (command line): got focal; allowed: with task.name"),
         (("task.loss=mze",), "did you mean 'mse'?"),
-        (("task.loss=os.system",), "a function as path.to.module:function"),
+        (("task.loss=os.system",), "one's own as path.to.module:name"),
         (
             ("task.metrics=[rmse]",),
             "task.metrics (command line): got rmse; allowed: with task.name=classification any",

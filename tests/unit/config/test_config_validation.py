@@ -50,7 +50,7 @@ BAD_VALUES = [
         "data.source",
         "digit",
         f"got 'digit'; allowed: one of {', '.join(SOURCES.names())}, or a folder of a "
-        "prepared data set (with a slash: ./NAME); did you mean 'digits'?",
+        "prepared data set (with a slash: ./NAME), or one's own as path.to.module:name; did you mean 'digits'?",
     ),
     (
         "data.source",
@@ -59,8 +59,8 @@ BAD_VALUES = [
     ),
     (
         "data.source",
-        "os:system",
-        f"got 'os:system'; allowed: one of {', '.join(SOURCES.names())}",
+        "os:2",
+        f"got 'os:2'; allowed: one of {', '.join(SOURCES.names())}",
     ),
     (
         "task.name",

@@ -13,7 +13,7 @@ from ..registry import Registry
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 FOLDER_PATTERN = "/"
 TOKENIZER_PATTERN = r"\.json$"
-OWN_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # a function of one's own: path.to.module:function
+OWN_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"  # something of one's own: path.to.module:name
 LIBRARIES = ("timm", "torchvision", "hf")
 EXTERNAL_PATTERN = rf"^({'|'.join(LIBRARIES)}):\S+$|{OWN_PATTERN}"
 
