@@ -75,9 +75,10 @@ def fresh_settings(config: Config, data: DataModule, model: Model, ranks: Ranks)
 
 
 def _channels_last(config: Config, module: nn.Module) -> bool:
-    """What the config says, or where it leaves the choice whatever has images; but never where it breaks gradients."""
+    """What the config says, or where it leaves the choice whatever convolves images; but never where it breaks
+    gradients."""
     wanted = config.trainer.channels_last
-    if wanted is False or (wanted == "auto" and config.model.family == "mlp"):
+    if wanted is False or (wanted == "auto" and not any(isinstance(layer, nn.Conv2d) for layer in module.modules())):
         return False
     narrow = not uses_gpu(config) and any(_is_narrow_and_strided(layer) for layer in module.modules())
     if narrow and wanted is True:

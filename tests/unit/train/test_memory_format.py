@@ -59,6 +59,16 @@ def test_narrow_strided_convolutions_are_kept_out_of_channels_last(
     assert ("oneDNN #6035" in capsys.readouterr().err) == (width == 8 and wanted == "true")
 
 
+@pytest.mark.parametrize("family", ["mlp", "lstm", "transformer"])
+def test_what_convolves_no_image_stays_out_of_channels_last(tmp_path: Path, family: str) -> None:
+    config = load_config(None, [f"model.family={family}", "trainer.precision=fp32", "trainer.accelerator=cpu"])
+    run = Run.create(tmp_path, "x", config=config)
+    run.checkpoints.mkdir(exist_ok=True)
+    unused: Any = None
+    settings = resolve_settings(config, run, unused, new_model(config.model, (3, 8), 10, 0), Ranks())
+    assert settings.channels_last is False
+
+
 @pytest.mark.parametrize(("width", "channels", "size"), [(8, 3, 64), (4, 1, 8)])
 def test_measuring_the_precision_of_a_narrow_model_survives(
     tmp_path: Path, width: int, channels: int, size: int
