@@ -18,6 +18,7 @@ from scaledl.export import export_and_verify, export_torchscript
 from scaledl.export.checks import sqnr_db
 from scaledl.models.quantized import calibrating, convert, prepare_ptq
 from scaledl.models.structure import Model, load_model, new_model, save_model
+from scaledl.runtime import jit
 from scaledl.runtime.artifact import read_spec
 from scaledl.runtime.signature import Inputs, Outputs
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.numerics
 
 SOURCE = {"name": "external", "id": "1", "sha256": "abc"}
 CONFIG = ExportConfig(latency_batch_sizes=[1])
+SWIN = {"img_size": 32, "window_size": 4, "patch_size": 4, "depths": [1, 2], "embed_dim": 24, "num_heads": [1, 2]}
 VIT = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
 
 
@@ -55,8 +57,12 @@ def make(name: str, args: dict[str, Any], inputs: Inputs) -> Model:
 
 @pytest.mark.parametrize(
     ("name", "args", "least_db"),
-    [("timm:mobilenetv3_small_050", {}, None), ("timm:vit_tiny_patch16_224", VIT, 20)],
-    ids=["mobilenet", "vit"],
+    [
+        ("timm:mobilenetv3_small_050", {}, None),
+        ("timm:vit_tiny_patch16_224", VIT, 20),
+        ("timm:swin_tiny_patch4_window7_224", SWIN, 10),
+    ],
+    ids=["mobilenet", "vit", "swin"],
 )
 def test_int8_converts_every_layer_and_comes_back_bit_for_bit(
     name: str, args: dict[str, Any], least_db: float | None, tmp_path: Path
@@ -75,7 +81,17 @@ def test_int8_converts_every_layer_and_comes_back_bit_for_bit(
         assert torch.equal(loaded.module(x), prepared.module(x))
         assert torch.equal(outputs, convert(prepared)(x))
         assert least_db is None or sqnr_db(outputs, model.module(x)) > least_db
+        assert torch.equal(int8(x), outputs)  # what drops branches in training is off
+        with jit.quantized_engine("x86"):
+            assert torch.equal(jit.script_and_freeze(int8)(x), outputs)
     assert not [name for name, part in int8.named_modules() if type(part) in (nn.Conv2d, nn.Linear)]
+
+
+def test_dropout_that_a_trace_would_fix_is_refused() -> None:
+    config = ExternalConfig(family="external", name="timm:vit_tiny_patch16_224", args={**VIT, "attn_drop_rate": 0.3})
+    model = new_model(config, Inputs("image", (3, 32, 32)), Outputs(3), seed=0)
+    with pytest.raises(UsageError, match="its dropout cannot be turned off"):
+        prepare_ptq(model, "x86")
 
 
 def test_a_model_that_cannot_be_traced_says_so() -> None:

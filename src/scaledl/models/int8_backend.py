@@ -12,7 +12,8 @@ from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from scaledl.models.dropout import DropPath
 from scaledl.models.leaf import Leaf
 
-FOREIGN_LEAVES = ("PositionalEncodingFourier",)  # of timm's edgenext
+# of timm's edgenext; and what drops whole branches in timm and torchvision, by `training` as a trace would fix it
+FOREIGN_LEAVES = ("PositionalEncodingFourier", "DropPath", "StochasticDepth")
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, DropPath)
 
 

@@ -28,7 +28,7 @@ from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.int8_backend import backend_config, leaves, without_dropout_
 from scaledl.models.int8_rnn import int8_rnns_
 from scaledl.models.qconfigs import qconfig_mapping
-from scaledl.models.structure import Model, Structure
+from scaledl.models.structure import EXTERNAL, Model, Structure
 from scaledl.runtime.signature import Inputs
 
 Mode = Literal["qat", "ptq"]
@@ -123,7 +123,23 @@ def _prepare(model: Model, mode: Mode, engine: str) -> Model:
         raise UsageError("the model is quantized already; quantize the float model that it came from")
     change = {"op": "quantize", "mode": mode, "engine": engine}
     module = _prepare_module(copy.deepcopy(model.module), mode, engine, model.structure.inputs)
+    if model.structure.family == EXTERNAL:
+        _check_fixed(module, model.structure.inputs)
     return Model(module, model.structure.then(change))
+
+
+def _check_fixed(prepared: nn.Module, inputs: Inputs) -> None:
+    """Refuse a trace that still draws: dropout that asks for `training` in a function has been fixed as it was."""
+    probe = copy.deepcopy(prepared).eval()
+    probe.apply(tq.disable_fake_quant)
+    probe.apply(tq.disable_observer)
+    example = inputs.example(4)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        if not torch.equal(probe(example), probe(example)):
+            raise UsageError(
+                "the model cannot be quantized: traced for it, its dropout cannot be turned off. Make it with "
+                "model.args that leave such dropout out"
+            )
 
 
 def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -> nn.Module:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -51,6 +52,7 @@ def script_and_freeze(module: nn.Module) -> torch.jit.ScriptModule:
         SCRIPT_ERRORS: the module cannot be compiled.
     """
     if isinstance(module, fx.GraphModule):
+        _fix_defaults_(module)
         _drop_annotations_(module)
     scripted = script(module)
     with _quiet():
@@ -94,6 +96,23 @@ def _forget_dead_builtins(module: nn.Module) -> None:
         for value in vars(part).values():
             if not callable(value):
                 known.pop(id(value), None)
+
+
+def _fix_defaults_(module: fx.GraphModule) -> None:
+    """Put the defaults of a traced forward in the place of its arguments: without annotations they count as tensors."""
+    for node in [node for node in module.graph.nodes if node.op == "placeholder" and node.args]:
+        if isinstance(node.args[0], bool | int | float | str | None):
+            for user in list(node.users):
+                _put(user, node, node.args[0])
+            module.graph.erase_node(node)
+
+
+def _put(user: fx.Node, node: fx.Node, value: Any) -> None:
+    def found(argument: fx.Node) -> Any:
+        return value if argument is node else argument
+
+    user.args = fx.map_arg(user.args, found)
+    user.kwargs = fx.map_arg(user.kwargs, found)
 
 
 def _drop_annotations_(module: fx.GraphModule) -> None:
