@@ -35,14 +35,14 @@ def test_a_url_is_a_prepared_set(target: str) -> None:
 
 
 @pytest.mark.parametrize("source", [URL, "imagenet"])
-def test_a_url_is_not_described(source: str) -> None:
+def test_a_url_is_not_described(source: str, tmp_path: Path) -> None:
     config = load_config(None, [f"data.source={source}", f"data.root={URL}"], space=False)
     for call, action in ((describe_data, "inspect and stats"), (changed_files, "inspect")):
         with pytest.raises(
             UsageError, match=f"^{URL}: is a URL; allowed for `scaledl data {action}`: files and folders"
         ):
             call(config)
-    run = cast(Run, SimpleNamespace(config=config))
+    run = cast(Run, SimpleNamespace(config=config, path=tmp_path))
     with pytest.raises(UsageError, match=f"^{URL}: is a URL; allowed for `scaledl data audit`: files and folders"):
         audit(run, ["test"])
 

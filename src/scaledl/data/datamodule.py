@@ -109,7 +109,7 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     Raises:
         UsageError: unknown source, files missing or damaged, too few samples of a class.
     """
-    load_fn = SOURCES.resolve(config.source) if config.source in SOURCES else load_own
+    load_fn = load_own if ":" in config.source else SOURCES.resolve(config.source)
     found: RawData | DataModule = load_fn(config)
     if isinstance(found, DataModule):
         return _narrowed(found, config, seed)
