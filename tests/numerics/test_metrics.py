@@ -114,7 +114,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("scale", "name", "reference_fn"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("scale", "name", "reference_fn"), CASES, ids=["-".join(case[:2]) for case in CASES])
 def test_metric_against_scikit_learn(scale: str, name: str, reference_fn: Callable[[Tensor, Tensor], float]) -> None:
     outputs, truths = PAIRS[scale]()
     assert measured(name, scale, outputs, truths) == pytest.approx(reference_fn(outputs, truths), rel=1e-5)
