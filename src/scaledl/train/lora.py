@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -31,7 +32,8 @@ def add_adapters_(module: nn.Module, structure: Structure, config: LoraConfig, s
         lora_dropout=config.dropout,
         target_modules="|".join(map(re.escape, names)),
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # it finds transposed layers by itself
         torch.manual_seed(seed)
         return LoraModel(module, settings, "default")
 
@@ -44,7 +46,7 @@ def merged(tuner: Any) -> nn.Module:
 
 def lora_targets(module: nn.Module, structure: Structure, config: LoraConfig) -> list[str]:
     """Names of the linear layers that get an adapter. Raises UsageError for patterns that match none."""
-    head = {name.rpartition(".")[0] for name in head_names(structure)}
+    head = {name.rpartition(".")[0] for name in head_names(structure)} | _tied(module)
     linear = [name for name, part in module.named_modules() if _is_linear(part) and name not in head]
     for pattern in config.targets:
         if not any(fnmatchcase(name, pattern) for name in linear):
@@ -53,6 +55,14 @@ def lora_targets(module: nn.Module, structure: Structure, config: LoraConfig) ->
                 f"transfer.lora.targets: got {pattern!r}, which matches no linear layer but the head; there are {shown}"
             )
     return [name for name in linear if any(fnmatchcase(name, pattern) for pattern in config.targets)]
+
+
+def _tied(module: nn.Module) -> set[str]:
+    """Layers that share their weight with another one, which would change with it."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name.rpartition(".")[0])
+    return {name for names in places.values() if len(names) > 1 for name in names}
 
 
 def _is_linear(part: nn.Module) -> bool:

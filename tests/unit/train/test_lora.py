@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from scaledl.config import Config, replace
+from scaledl.config.schema import LoraConfig
 from scaledl.data import DataModule, build_data
 from scaledl.models.structure import Model, build, load_model, new_model, save_model
 from scaledl.run import Run
+from scaledl.runtime.signature import Inputs, Outputs
 from scaledl.train import fit
+from scaledl.train.lora import add_adapters_, merged
 
 pytestmark = pytest.mark.unit
 
@@ -113,3 +116,42 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Any, data: DataMo
         train(tmp_path / "stopped", config, data, StopAfter(5))
     state = train(tmp_path / "stopped", config, data).module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in whole.items())
+
+
+TEXT, IMAGE = Inputs("text", (12,), vocabulary=40), Inputs("image", (1, 16, 16))
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TRANSFORMERS: dict[str, tuple[dict[str, Any], Inputs, Outputs, int]] = {
+    "transformer": ({"family": "transformer", "width": 16, "layers": 1, "heads": 2}, TEXT, Outputs(3), 6),
+    "gpt": ({"family": "gpt", "width": 16, "layers": 1, "heads": 2}, TEXT, Outputs(40, "steps"), 6),
+    "vit": ({"family": "vit", "width": 16, "layers": 1, "heads": 2, "patch_size": 4}, IMAGE, Outputs(3), 6),
+    "hf bert": ({"family": "external", "name": "hf:bert", "args": BERT}, TEXT, Outputs(3), 7),
+    "hf gpt2": (
+        {"family": "external", "name": "hf:gpt2", "args": {"n_embd": 16, "n_layer": 1, "n_head": 2}},
+        *(TEXT, Outputs(3), 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_adapters_are_nothing_at_first_and_part_of_the_weights_at_last(
+    name: str, cannot: Callable[[str], None]
+) -> None:
+    section, inputs, outputs, count = TRANSFORMERS[name]
+    if name.startswith("hf") and find_spec("transformers") is None:
+        cannot("transformers is not installed")
+    config = Config.model_validate({"model": section}).model
+    model = new_model(config, inputs, outputs, seed=0)
+    module, x = model.module.eval(), inputs.example(3)
+    with torch.no_grad():
+        before = module(x)
+        tuner = add_adapters_(module, model.structure, LoraConfig(rank=2), seed=1).eval()
+        assert torch.equal(module(x), before)
+        adapters = {n: p for n, p in module.named_parameters() if ".lora_" in n}
+        assert len(adapters) == 2 * count, sorted(adapters)
+        for adapter in adapters.values():
+            torch.nn.init.normal_(adapter, std=0.3)
+        learned = module(x)
+        assert not torch.allclose(learned, before, atol=1e-3)
+        plain = merged(tuner)
+        torch.testing.assert_close(plain(x), learned, atol=1e-4, rtol=1e-4)
+    assert plain.state_dict().keys() == build(model.structure).state_dict().keys()
