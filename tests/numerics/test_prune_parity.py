@@ -38,8 +38,8 @@ class Plain(nn.Module):
         return self.fc2(self.relu3(self.fc1(self.flatten(x))))
 
 
-def build_plain(config: Any, in_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    return Plain(in_shape[0], num_classes)
+def build_plain(config: Any, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    return Plain(inputs.shape[0], outputs.count)
 
 
 def resnet(depth: int, width: int, in_shape: tuple[int, int, int]) -> Model:
@@ -85,7 +85,7 @@ def zero_(groups: tuple[Any, ...]) -> None:
 def error_after_slicing(model: Model, stage: PruneConfig) -> tuple[float, float]:
     """(relative error of pruned against zeroed outputs, share of the weights that are left)."""
     module = model.module.eval()
-    x = torch.randn(4, *model.structure.inputs, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(4, *model.structure.inputs.shape, generator=torch.Generator().manual_seed(2))
     plan = plan_pruning(module, model.structure.inputs, stage)
     before = sum(p.numel() for p in module.parameters())
     with torch.no_grad():
