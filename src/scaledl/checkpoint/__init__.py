@@ -20,6 +20,7 @@ from scaledl.checkpoint.random_state import (
     ranks_random_state,
     restore_random_state,
     restore_ranks_random_state,
+    seed_generators,
 )
 from scaledl.checkpoint.save import Checkpointer
 from scaledl.checkpoint.writer import CheckpointWriter
@@ -41,4 +42,5 @@ __all__ = [
     "restore_random_state",
     "restore_ranks_random_state",
     "scan",
+    "seed_generators",
 ]

@@ -58,7 +58,12 @@ def restore_ranks_random_state(states: list[dict[str, Any]], ranks: Ranks, seed:
     if len(states) == ranks.world_size:
         restore_random_state(states[ranks.rank])
         return
-    key = hash_key(seed, step, ranks.rank)
+    seed_generators(seed, step, ranks.rank)
+
+
+def seed_generators(seed: int, step: int, rank: int) -> None:
+    """Torch's, numpy's and python's, so that what is drawn from `step` on follows from these three numbers."""
+    key = hash_key(seed, step, rank)
     torch.manual_seed(key)
     np.random.seed(key % 2**32)
     random.seed(key)

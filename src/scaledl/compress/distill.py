@@ -67,7 +67,8 @@ def _describe(key: str, problem: Any) -> str:
 
 def _new_student(stage: DistillConfig, teacher: Structure, context: StageContext) -> Model:
     student = choose_student(stage, teacher, context.index)
-    shown = {name: value for name, value in student.section.model_dump().items() if value is not None}
+    changed = student.section.model_dump(exclude_defaults=True)
+    shown = {name: value for name, value in {"family": student.section.family, **changed}.items() if value is not None}
     get_console().info(
         f"{context.label}: student {' '.join(f'{name}={value}' for name, value in shown.items())}, "
         f"{student.macs:,} multiply-accumulates, {student.ratio:.0%} of the teacher's"

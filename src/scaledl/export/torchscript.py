@@ -41,6 +41,7 @@ from scaledl.runtime.outputs import OutputSpec
 from scaledl.tasks.own import settings_of, task_class
 
 NUM_CASES = 8
+MOST_OUTPUTS = 1 << 18  # numbers that cases hold, where one is not more already: a file is a model first
 _LAYOUTS = {kind: layout for layout, kind in LAYOUTS.items()}
 CLASSIFICATION = TaskConfig()
 
@@ -125,7 +126,8 @@ def _float_module(module: nn.Module) -> nn.Module:
 
 def _cases(module: nn.Module, test: Arrays, spec: InputSpec) -> dict[str, Tensor]:
     """A few test inputs, spread over the split, raw, with their targets and the module's outputs."""
-    index = torch.linspace(0, len(test) - 1, min(NUM_CASES, len(test))).long()
+    count = min(NUM_CASES, len(test), max(1, MOST_OUTPUTS // max(1, outputs_of(module, test.inputs[:1], spec).numel())))
+    index = torch.linspace(0, len(test) - 1, count).long()
     chosen = test.take(index)
     outputs = outputs_of(module, chosen.inputs, spec)
     if not bool(outputs.isfinite().all()):

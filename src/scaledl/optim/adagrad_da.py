@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scaledl.optim.proximal import ProximalOptimizer
 from scaledl.optim.thresholds import soft_threshold_
 
 
-class AdagradDA(Optimizer):
+class AdagradDA(ProximalOptimizer):
     """The weights of step t+1 minimise, coordinate by coordinate,
 
         sum_{s<=t} lr_s (g_s w + l1 |w| + l2 / 2 w²) + sqrt(n_t) / 2 (w - w_1)²,
@@ -26,30 +26,15 @@ class AdagradDA(Optimizer):
     Groups carry `lr`, `l1`, `l2`.
     """
 
-    def __init__(
-        self, params: Any, lr: float = 0.1, l1: float = 0.0, l2: float = 0.0, initial_accumulator: float = 0.1
-    ) -> None:
-        if initial_accumulator <= 0:
-            raise ValueError(f"initial_accumulator: got {initial_accumulator}; allowed: a number greater than 0")
-        super().__init__(params, {"lr": lr, "l1": l1, "l2": l2, "initial_accumulator": initial_accumulator})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; the loss that `closure` gives, if any."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            by_rates: dict[float, list[Tensor]] = {}  # those that had a gradient at the same steps
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self._state_of(parameter, group["initial_accumulator"])
-                    state["lr_sum"] += group["lr"]
-                    by_rates.setdefault(state["lr_sum"], []).append(parameter)
-            for lr_sum, parameters in by_rates.items():
-                self._step(group, parameters, lr_sum)
-        return loss
+    def step_group(self, group: dict[str, Any]) -> None:
+        by_rates: dict[float, list[Tensor]] = {}  # those that had a gradient at the same steps
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                state = self._state_of(parameter, group["initial_accumulator"])
+                state["lr_sum"] += group["lr"]
+                by_rates.setdefault(state["lr_sum"], []).append(parameter)
+        for lr_sum, parameters in by_rates.items():
+            self._step(group, parameters, lr_sum)
 
     def _step(self, group: dict[str, Any], parameters: list[Tensor], lr_sum: float) -> None:
         states = [self.state[parameter] for parameter in parameters]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scaledl.optim.proximal import ProximalOptimizer
 from scaledl.optim.thresholds import clip_, soft_threshold_
 
 
-class FTRL(Optimizer):
+class FTRL(ProximalOptimizer):
     """The weights of step t+1 minimise, coordinate by coordinate,
 
         sum_{s<=t} (g_s w + sigma_s / 2 (w - w_s)²) + l1 |w| + l2 / 2 w²,    sigma_{1:s} = sqrt(n_s) / lr_s,
@@ -28,27 +28,10 @@ class FTRL(Optimizer):
     Groups carry `lr`, `l1`, `l2`.
     """
 
-    def __init__(
-        self, params: Any, lr: float = 0.1, l1: float = 0.0, l2: float = 0.0, initial_accumulator: float = 0.1
-    ) -> None:
-        if initial_accumulator <= 0:
-            raise ValueError(f"initial_accumulator: got {initial_accumulator}; allowed: a number greater than 0")
-        super().__init__(params, {"lr": lr, "l1": l1, "l2": l2, "initial_accumulator": initial_accumulator})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; the loss that `closure` gives, if any."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step(group, parameters)
-        return loss
-
-    def _step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def step_group(self, group: dict[str, Any]) -> None:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
         states = [self._state_of(parameter, group["initial_accumulator"]) for parameter in parameters]
         ftrl_step(
             [parameter.detach() for parameter in parameters],

@@ -23,6 +23,7 @@ from scaledl.checkpoint import (
     candidates,
     newest_verified,
     read_checkpoint,
+    seed_generators,
 )
 from scaledl.config import Config
 from scaledl.console import get_console
@@ -149,6 +150,8 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
     """What every rank does in the same way. The module is whole on rank 0 only."""
     config, settings, run, ranks = fitting.config, fitting.settings, fitting.run, fitting.ranks
     torch.set_num_threads(settings.num_threads)
+    if fitting.resume is None:
+        seed_generators(config.run.seed, 0, ranks.rank)
     learner = _learner(fitting)
     task = learner.task
     steps = total_steps(config, steps_per_epoch(config, fitting.data))

@@ -41,6 +41,16 @@ def quantized(model: Model, data: DataModule, engine: str) -> Model:
     return prepared
 
 
+@pytest.mark.parametrize(("most", "cases"), [(1 << 18, 8), (25, 2), (3, 1)])
+def test_large_outputs_make_few_cases(
+    most: int, cases: int, data: DataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaledl.export.torchscript.MOST_OUTPUTS", most)
+    path = tmp_path / "model.ts"
+    export_torchscript(small_resnet(data), data, path, config=ExportConfig(), source=SOURCE)
+    assert read_cases(path.read_bytes(), path).outputs.shape == (cases, 10)
+
+
 def test_the_file_alone_suffices(data: DataModule, tmp_path: Path) -> None:
     path = tmp_path / "model.ts"
     with warnings.catch_warnings():

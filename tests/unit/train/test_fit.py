@@ -65,6 +65,16 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.module.state_dict().values()])
 
 
+def test_what_is_dropped_follows_from_the_seed(tmp_path, data):
+    config = replace(BASE, {"model": {"family": "mlp", "hidden": [32], "dropout": 0.5}, "trainer.max_steps": 3})
+    found = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)  # whatever was drawn before
+        run, _ = fit_config(tmp_path, replace(config, {"run.seed": seed}), data, f"t{number}")
+        found.append(losses(run))
+    assert found[0] == found[1] != found[2]
+
+
 def test_it_learns_and_records_every_step(tmp_path, data):
     config = replace(BASE, {"trainer.epochs": 8, "optimizer.lr": 0.01})
     run, result = fit_config(tmp_path, config, data)

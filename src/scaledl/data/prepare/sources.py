@@ -32,8 +32,11 @@ def find_files(source: Path, suffixes: Sequence[str]) -> list[tuple[str, Path]]:
         check_file(path, source)
     kinds = sorted({path.suffix.lower() for path in files})
     if len(kinds) != 1:
-        got = f"files of several kinds ({' '.join(kinds)})" if kinds else "none"
-        raise UsageError(f"{source}: expected files that all end in one of {' '.join(suffixes)}; got {got}")
+        got = f"files of several kinds ({' '.join(kinds)})" if kinds else "no such file"
+        raise UsageError(
+            f"{source}: got {got}; allowed: a folder whose files all end in one of {' '.join(suffixes)}, or "
+            "the name of one file"
+        )
     named = [(split_named(path.stem), path) for path in files]
     check_named(source, [(path.name, split) for split, path in named])
     return sorted(named, key=lambda pair: ("", *SPLITS).index(pair[0]))
