@@ -241,7 +241,7 @@ def short_folder() -> Iterator[Path]:
 def test_ray_up_brings_up_machines_that_a_search_uses(
     short_folder: Path, machines: Any, cannot: Callable[[str], None]
 ) -> None:
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
     for program in ("sshd", "ssh-keygen", "rsync"):
         if shutil.which(program, path=path) is None:
             cannot(f"{program} is not installed: apt install openssh-server rsync")
