@@ -40,15 +40,17 @@ from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.tasks.own_steps import release_trainers_
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
+from scaledl.train.compiling import compile_
 from scaledl.train.freezing import Freezing, Plan
-from scaledl.train.learner import Learner, make_learner, steps_per_epoch
+from scaledl.train.learner import Learner, make_learner
 from scaledl.train.lora import merged
 from scaledl.train.own import announce_own_steps, check_own_steps, own_callbacks, refusals
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.share import can_be_blank
+from scaledl.train.steps import steps_per_epoch, total_steps
 from scaledl.train.swa import WeightAverage
 from scaledl.train.trainer import build_trainer, cheap_device_checks, own_interrupts, quiet_lightning
-from scaledl.train.updates import LowerOnPlateau, swa_start_step, total_steps
+from scaledl.train.updates import LowerOnPlateau, swa_start_step
 
 Average = MovingAverage | WeightAverage
 
@@ -244,8 +246,8 @@ def _learner(fitting: Fitting) -> Learner:
         learner.task.auxiliary = SoftTargets(
             teacher, fitting.teacher_weight, fitting.temperature, learner.task.soft_loss, bf16=settings.teacher_bf16
         )
-    if config.trainer.compile:
-        learner.task.model.compile()
+    if settings.compile:
+        compile_(learner.task.model)
     return learner
 
 

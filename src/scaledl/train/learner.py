@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from scaledl.train.freezing import Plan, plan_transfer
 from scaledl.train.lora import add_adapters_
 from scaledl.train.settings import Settings, prepare_module
 from scaledl.train.share import arrives_in_shards
+from scaledl.train.steps import steps_per_epoch
 from scaledl.train.updates import equip
 
 
@@ -51,8 +51,3 @@ def make_learner(config: Config, settings: Settings, data: DataModule, model: Mo
     task.averages_gradients = config.trainer.strategy == "deepspeed"
     task.arrives_in_shards = arrives_in_shards(config, settings, structure)
     return Learner(task, plan, adapters)
-
-
-def steps_per_epoch(config: Config, data: DataModule) -> int:
-    """Optimizer steps of a pass over the training split."""
-    return math.ceil(data.trained(config) / config.data.batch_size)

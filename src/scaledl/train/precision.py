@@ -22,11 +22,12 @@ def resolve_precision(task: Task, batch: Batch) -> str:
     if batch.x.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp32"
     task.train()
-    seconds = {bf16: min(_time_step(task, batch, bf16=bf16) for _ in range(4)) for bf16 in (False, True)}
+    seconds = {bf16: min(time_step(task, batch, bf16=bf16) for _ in range(4)) for bf16 in (False, True)}
     return "bf16" if seconds[False] > _WORTHWHILE * seconds[True] else "fp32"
 
 
-def _time_step(task: Task, batch: Batch, *, bf16: bool) -> float:
+def time_step(task: Task, batch: Batch, *, bf16: bool) -> float:
+    """Seconds of one forward and backward pass."""
     start = time.perf_counter()
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bf16):
         loss = task.step(batch)["loss"]

@@ -8,18 +8,22 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from scaledl.config import Config
 from scaledl.console import get_console
-from scaledl.data import DataModule
+from scaledl.data import Batch, DataModule
 from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_json
+from scaledl.tasks.base import Task
 from scaledl.tasks.model import task_around
+from scaledl.train.compiling import worth_compiling
 from scaledl.train.precision import resolve_precision
+from scaledl.train.steps import steps_per_epoch, total_steps
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Settings:
     teacher_bf16: bool = False
     accumulate: int = 1
     world_size: int = 1
+    compile: bool = False
 
 
 FILE = "settings.json"
@@ -48,11 +53,13 @@ def _settings_of_run(config: Config, run: Run, data: DataModule, model: Model, r
     """On another number of ranks the threads of each are chosen again; all else stays as it was."""
     path = run.checkpoints / FILE
     if path.exists():
-        settings = _read_settings(path, config.trainer.accumulate)
+        settings = _read_settings(path, config)
         if settings.world_size == ranks.world_size:
             return settings
         return replace(settings, world_size=ranks.world_size, num_threads=_num_threads(config, ranks))
     settings = fresh_settings(config, data, model, ranks)
+    if _may_be_compiled(config, model):
+        settings = replace(settings, compile=_try_compiling(config, data, model, settings))
     _keep(settings, run)
     return settings
 
@@ -66,6 +73,7 @@ def fresh_settings(config: Config, data: DataModule, model: Model, ranks: Ranks)
         teacher_bf16=_bf16_runs_natively(config),
         accumulate=config.trainer.accumulate,
         world_size=ranks.world_size,
+        compile=config.trainer.compile is True,
     )
     if config.trainer.strategy == "deepspeed" and not uses_gpu(config):
         settings = replace(settings, precision="fp32")
@@ -137,9 +145,10 @@ def _num_threads(config: Config, ranks: Ranks) -> int:
     return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // here))
 
 
-def _read_settings(path: Path, accumulate: int) -> Settings:
+def _read_settings(path: Path, config: Config) -> Settings:
+    defaults = {"accumulate": config.trainer.accumulate, "compile": config.trainer.compile is True}
     try:
-        settings = Settings(**{"accumulate": accumulate, **json.loads(path.read_bytes())})
+        settings = Settings(**{**defaults, **json.loads(path.read_bytes())})
     except (ValueError, TypeError):
         settings = None
     if settings is None or settings.precision not in ("fp32", "bf16") or type(settings.num_threads) is not int:
@@ -151,16 +160,32 @@ def _read_settings(path: Path, accumulate: int) -> Settings:
 
 
 def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
+    precision = resolve_precision(*_on_trial(config, data, model, settings))
+    get_console().info(f"precision auto: {precision} is faster here")
+    return replace(settings, precision=precision)
+
+
+def _may_be_compiled(config: Config, model: Model) -> bool:
+    """Inputs of many lengths would be compiled again and again, and of a module's own steps nothing is known."""
+    of_one_size = model.structure.inputs.kind != "text" and not isinstance(model.module, pl.LightningModule)
+    return config.trainer.compile == "auto" and config.trainer.strategy != "deepspeed" and of_one_size
+
+
+def _try_compiling(config: Config, data: DataModule, model: Model, settings: Settings) -> bool:
+    steps = total_steps(config, steps_per_epoch(config, data)) * settings.accumulate
+    return worth_compiling(*_on_trial(config, data, model, settings), steps, bf16=settings.precision == "bf16")
+
+
+def _on_trial(config: Config, data: DataModule, model: Model, settings: Settings) -> tuple[Task, Batch]:
+    """A copy of the model with its task, and a batch, as they train."""
     torch.set_num_threads(settings.num_threads)
-    device = "cuda" if uses_gpu(config) else "cpu"
+    device = torch.device("cuda" if uses_gpu(config) else "cpu")
     module = prepare_module(copy.deepcopy(model.module), settings)
     task = task_around(module, config, data.spec, own_steps=False).to(device)
     task.channels_last = settings.channels_last
-    size = config.data.batch_size // config.trainer.accumulate
+    size = config.data.batch_size // settings.accumulate
     batch = next(iter(task.eval_loader(data, "train", size, config.data.augment)))
-    precision = resolve_precision(task, task.transfer_batch_to_device(batch, torch.device(device), 0))
-    get_console().info(f"precision auto: {precision} is faster here")
-    return replace(settings, precision=precision)
+    return task, task.transfer_batch_to_device(batch, device, 0)
 
 
 def prepare_module(module: nn.Module, settings: Settings) -> nn.Module:

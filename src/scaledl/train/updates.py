@@ -14,6 +14,7 @@ from scaledl.optim.optimizers import build_optimizer, weights
 from scaledl.optim.penalties import penalty
 from scaledl.optim.schedules import Plateau, build_schedule, held
 from scaledl.tasks.base import Task
+from scaledl.train.steps import total_steps
 
 
 def equip(
@@ -34,12 +35,6 @@ def equip(
     task.sam_rho = config.optimizer.sam_rho
     if config.optimizer.name not in PROXIMAL and (config.optimizer.l1 or config.optimizer.l2):
         _penalise(task, config.optimizer.l1, config.optimizer.l2)
-
-
-def total_steps(config: Config, steps_per_epoch: int) -> int:
-    """Optimizer steps of the whole training."""
-    steps = config.trainer.epochs * steps_per_epoch
-    return min(steps, config.trainer.max_steps or steps)
 
 
 def swa_start_step(config: Config, total: int) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from scaledl.bench import count_macs, count_params, measure
 from scaledl.checkpoint import scan
-from scaledl.config import FREE_KEYS, Config, changed_keys
+from scaledl.config import FREE_KEYS, Config, changed_keys, replace
 from scaledl.config.registry import FORMATS
 from scaledl.data import DataModule
 from scaledl.data.shared import shared_data
@@ -82,7 +82,9 @@ def train(order: Order, run: Run, config: Config, data: DataModule, watch: Watch
         watch.recall(run.metrics_file, found[0][1].step)
     start = find_start(config, data.spec, run.path)
     keep_start(run, start)
-    result = fit(config, run, data, start.model, callbacks=[watch], label=f"trial {order.number}")
+    # A search ends most trials long before the steps that would pay a compilation back.
+    eager = config if config.trainer.compile is True else replace(config, {"trainer.compile": False})
+    result = fit(eager, run, data, start.model, callbacks=[watch], label=f"trial {order.number}")
     _keep_settings(kept, run)
     save_model(result.model, run.model_dir)
     run.record("model")

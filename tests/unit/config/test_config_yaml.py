@@ -157,8 +157,8 @@ def test_plain_scalars_follow_yaml_1_2(text: str, value: object) -> None:
 
 FIELDS = [
     ("optimizer.lr", "1e-3", None),
-    ("trainer.compile", "no", ["got the text 'no'", "true or false", "write false"]),
-    ("trainer.compile", "on", ["got the text 'on'", "true or false", "write true"]),
+    ("trainer.sync_batchnorm", "no", ["got the text 'no'", "true or false", "write false"]),
+    ("trainer.sync_batchnorm", "on", ["got the text 'on'", "true or false", "write true"]),
     ("trainer.channels_last", "yes", ["got 'yes'", "true or false or auto"]),
     ("trainer.epochs", "1_000", ["got the text '1_000'", "a whole number from 1 to 1000000", "write 1000"]),
     ("trainer.epochs", "1:30", ["got the text '1:30'", "a whole number"]),

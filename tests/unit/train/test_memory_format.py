@@ -49,8 +49,8 @@ print(resolve_settings(config, run, data, new_model(config.model, data.spec.in_s
 def test_narrow_strided_convolutions_are_kept_out_of_channels_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], width: int, wanted: str, expected: bool
 ) -> None:
-    words = ["model.depth=8", f"model.width={width}", "trainer.precision=fp32", "trainer.accelerator=cpu"]
-    config = load_config(None, [*words, f"trainer.channels_last={wanted}"])
+    words = ["model.depth=8", f"model.width={width}", "trainer.precision=fp32", "trainer.compile=false"]
+    config = load_config(None, [*words, "trainer.accelerator=cpu", f"trainer.channels_last={wanted}"])
     run = Run.create(tmp_path, "x", config=config)
     run.checkpoints.mkdir(exist_ok=True)
     model, unused = new_model(config.model, (1, 8, 8), 10, 0), None
@@ -61,7 +61,8 @@ def test_narrow_strided_convolutions_are_kept_out_of_channels_last(
 
 @pytest.mark.parametrize("family", ["mlp", "lstm", "transformer"])
 def test_what_convolves_no_image_stays_out_of_channels_last(tmp_path: Path, family: str) -> None:
-    config = load_config(None, [f"model.family={family}", "trainer.precision=fp32", "trainer.accelerator=cpu"])
+    words = ["trainer.precision=fp32", "trainer.compile=false", "trainer.accelerator=cpu"]
+    config = load_config(None, [f"model.family={family}", *words])
     run = Run.create(tmp_path, "x", config=config)
     run.checkpoints.mkdir(exist_ok=True)
     unused: Any = None

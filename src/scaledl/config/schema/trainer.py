@@ -56,7 +56,9 @@ class TrainerConfig(Section):
         default="auto", description="auto: bf16 autocast where a quick measurement finds it faster here."
     )
     channels_last: bool | Auto = Field(default="auto", description="auto: on for image models.")
-    compile: bool = Field(default=False, description="torch.compile; pays after some thousand steps.")
+    compile: bool | Auto = Field(
+        default="auto", description="torch.compile. auto: where a run is long enough that a trial finds that it pays."
+    )
     gradient_clip: PositiveFloat | None = Field(default=None, description="Largest global gradient norm.")
     gradient_clip_value: PositiveFloat | None = Field(default=None, description="Largest entry of a gradient.")
     accumulate: int = Field(

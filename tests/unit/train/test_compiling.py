@@ -1,0 +1,83 @@
+"""Compilation is chosen where a training is long enough, and tried before it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch._inductor.config
+
+from scaledl.config import Config, load_config
+from scaledl.data import Arrays, DataModule, DataSpec
+from scaledl.distributed.ranks import Ranks
+from scaledl.models.structure import new_model
+from scaledl.run import Run
+from scaledl.train import compiling
+from scaledl.train.settings import Settings, resolve_settings
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_and_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch.compiler.reset()
+    with torch._inductor.config.patch(compile_threads=1):
+        yield
+
+
+WORDS = [
+    *("model.family=mlp", "model.hidden=[8]", "data.batch_size=16", "trainer.num_threads=1"),
+    *("trainer.precision=fp32", "trainer.accelerator=cpu"),
+]
+
+
+def settings_of(folder: Path, *words: str) -> Settings:
+    config = load_config(None, [*WORDS, *words])
+    images = torch.randint(0, 256, (32, 4, 4, 1), dtype=torch.uint8)
+    arrays = Arrays(images, torch.arange(32) % 2, torch.arange(32))
+    data = DataModule(DataSpec("x", (1, 4, 4), ("a", "b"), (0.5,), (0.5,), "f"), arrays, arrays, arrays)
+    return resolve_settings(config, _run(folder, config), data, new_model(config.model, (1, 4, 4), 2, 0), Ranks())
+
+
+def _run(folder: Path, config: Config) -> Run:
+    run = Run.open_or_create(folder, "x", "1", config=config)
+    run.checkpoints.mkdir(exist_ok=True)
+    return run
+
+
+def test_a_short_training_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert settings_of(tmp_path, "trainer.epochs=3").compile is False
+    assert "compile auto" not in capsys.readouterr().out
+
+
+def test_a_long_training_compiles_where_that_pays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps are never worth a compilation; of a million steps the trial decides, and says what it found."""
+    monkeypatch.setattr(compiling, "_LONG", 0.0)
+    assert settings_of(tmp_path / "short", "trainer.epochs=1").compile is False
+    assert "compile auto: no, a compiled step takes" in capsys.readouterr().out
+    chosen = settings_of(tmp_path / "long", "trainer.epochs=1000000").compile
+    assert f"compile auto: {'yes' if chosen else 'no'}, a compiled step takes" in capsys.readouterr().out
+    assert settings_of(tmp_path / "long", "trainer.epochs=1").compile is chosen, "the first attempt decides"
+
+
+def test_where_compiling_fails_training_goes_on_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "_LONG", 0.0)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    assert settings_of(tmp_path).compile is False
+    assert "compile auto: no, compiling fails here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "expected"), [("true", True), ("false", False)])
+def test_a_word_decides_and_an_older_file_of_settings_is_completed(tmp_path: Path, word: str, expected: bool) -> None:
+    assert settings_of(tmp_path, f"trainer.compile={word}").compile is expected
+    path = tmp_path / "x/1/checkpoints/settings.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "compile"}))
+    assert settings_of(tmp_path, f"trainer.compile={word}").compile is expected
