@@ -86,7 +86,7 @@ def atomic_file(path: str | Path, what: str = "file") -> Iterator[Path]:
         if problem is None:
             raise
         raise ScaledlError(f"cannot write the {what} {path}: {problem}; {_what_is_left(path)}") from error
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def atomic_write(path: str | Path, data: bytes | str, what: str = "file") -> None:
@@ -169,7 +169,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename survive a power cut."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""Items decoded chunk by chunk, each in a file of its own: an interrupted preparation goes on with the next one."""
+"""Items decoded chunk by chunk into one file: an interrupted preparation goes on with the next one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,15 +21,25 @@ from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.console import get_console
-from scaledl.data.prepare.images import BadImageError, Pixels, Target, decode, thumbnail
+from scaledl.data.prepare.image_file import ImageFile
+from scaledl.data.prepare.images import (
+    BadImageError,
+    Pixels,
+    Target,
+    decode_image,
+    pixels_of,
+    quiet_images,
+    thumbnail,
+)
 from scaledl.data.prepare.items import Dropped, Item
-from scaledl.data.prepare.store import write_npy
+from scaledl.data.prepare.store import MOVING
 from scaledl.run.files import atomic_file, atomic_json
 
 PLAN = "plan.json"
 _CHUNK_BYTES = 32 << 20
 _MOST_ROWS = 4096
-_TASK = 16  # items that a thread takes at a time
+_TASK, _TASK_BYTES = 16, 4 << 20  # what a thread takes at a time: items, and bytes but that it is one item
+_AHEAD = 2  # chunks that are being decoded
 _PARTS = ("rows", "digests", "thumbnails", "looks", "reasons")
 _Found = tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, int, int]]
 
@@ -51,34 +63,25 @@ class Decoded:
     dropped: Sequence[Dropped]
 
 
-@dataclass(frozen=True, eq=False)
-class _Begun:
-    """A chunk that is being decoded: where its pixels go, and what will be known of each item."""
-
-    number: int
-    pixels: Pixels
-    found: list[Future[list[_Found | str]]]
-
-
 class Chunks:
-    """The work folder of one preparation. `plan` says what it is for; files of another plan are thrown away."""
+    """The work folder of one preparation. `plan` says what it is for; files of another plan are thrown away.
+
+    The pixels lie in one file, each item's in the place of its number; what is known of the items in one file for each
+    chunk, written when its pixels are on the disk.
+    """
 
     def __init__(self, folder: Path, plan: dict[str, Any], items: Sequence[Item], target: Target) -> None:
         self._folder, self._items, self._target = folder, items, target
-        self._known_rows: dict[int, NDArray[np.int64]] = {}
-        self._rows = max(16, min(_MOST_ROWS, _CHUNK_BYTES // (target.height * target.width * target.channels)))
-        known = json.loads(json.dumps(plan))
-        if folder.exists() and _read_plan(folder) != known:
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_json(folder / PLAN, known)
+        shape = (target.height, target.width, target.channels)
+        self._rows = max(16, min(_MOST_ROWS, _CHUNK_BYTES // int(np.prod(shape))))
+        self._each = max(1, min(_TASK, _TASK_BYTES // int(np.prod(shape))))
+        self._plan = json.loads(json.dumps(plan))
+        self._start(anew=folder.exists() and _read_plan(folder) != self._plan)
+        self.images = ImageFile(folder / "images.npy", len(items), shape)
+        self._buffers = threading.local()
 
     def __len__(self) -> int:
         return -(-len(self._items) // self._rows)
-
-    @property
-    def num_items(self) -> int:
-        return len(self._items)
 
     def decode_all(self, config: PrepareConfig) -> Decoded:
         """Decode what is not there yet, on all cores, and read what is known of all.
@@ -86,78 +89,76 @@ class Chunks:
         Threads are enough: Pillow lets others work while it decodes.
         """
         there = [self._read(number) for number in range(len(self))]
+        if self._moving and None in there:
+            self._start(anew=True)
+            there = [None] * len(self)
         done = sum(self._size(number) for number, parts in enumerate(there) if parts is not None)
         if done:
             get_console().info(f"going on: {done:,} of {len(self._items):,} items were read before")
-        progress = get_console().progress("read", len(self._items), unit="item", done=done)
-        with progress, ThreadPoolExecutor(_num_cpus()) as pool:
-            missing = [number for number, parts in enumerate(there) if parts is None]
-            begun = [self._begin(number, pool, config) for number in missing[:1]]
-            for i, number in enumerate(missing):
-                # The next one is decoded while this one is written.
-                begun += [self._begin(following, pool, config) for following in missing[i + 1 : i + 2]]
-                there[number] = self._finish(begun.pop(0))
+        missing = [number for number, parts in enumerate(there) if parts is None]
+        with get_console().progress("read", len(self._items), unit="item", done=done) as progress:
+            for number, parts in self._decode(missing, config):
+                there[number] = parts
                 progress.advance(self._size(number))
         return self._joined([parts for parts in there if parts is not None])
 
-    def pixels(self) -> Iterator[tuple[NDArray[np.int64], Pixels]]:
-        """Chunk by chunk: numbers among the source's items, and uint8 [K, H, W, C]."""
-        for number in range(len(self)):
-            with np.load(self._path(number), allow_pickle=False) as file:
-                rows = file["rows"]
-            yield rows, np.load(self._path(number, ".npy"), mmap_mode="r", allow_pickle=False)
-
-    def gather(self, numbers: NDArray[np.int64], channels: int) -> Pixels:
-        """The images of these of the source's items, of which the first `channels`: uint8 [K, H, W, C]."""
-        pixels = np.empty((len(numbers), self._target.height, self._target.width, channels), np.uint8)
-        chunks = numbers // self._rows
-        for chunk in np.unique(chunks).tolist():
-            chosen = np.flatnonzero(chunks == chunk)
-            rows = np.searchsorted(self._rows_of(chunk), numbers[chosen])
-            by_place = rows.argsort()
-            found = np.load(self._path(chunk, ".npy"), mmap_mode="r", allow_pickle=False)
-            pixels[chosen[by_place]] = found[rows[by_place]][..., :channels]
-        return pixels
-
-    def _rows_of(self, chunk: int) -> NDArray[np.int64]:
-        """Numbers of the items that are in a chunk, ascending."""
-        if chunk not in self._known_rows:
-            with np.load(self._path(chunk), allow_pickle=False) as file:
-                self._known_rows[chunk] = file["rows"]
-        return self._known_rows[chunk]
+    def _decode(self, numbers: Sequence[int], config: PrepareConfig) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """One chunk after the other, the next one begun before the one before is finished."""
+        if not numbers:
+            return
+        rest, begun = deque(numbers), deque[tuple[int, list[Future[list[_Found | str]]]]]()
+        with quiet_images(), self.images.writing(), ThreadPoolExecutor(_num_cpus()) as pool:
+            try:
+                while rest or begun:
+                    while rest and len(begun) < _AHEAD:
+                        begun.append((rest[0], self._begin(rest.popleft(), pool, config)))
+                    number, tasks = begun.popleft()
+                    yield number, self._finish(number, [one for task in tasks for one in task.result()])
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _size(self, number: int) -> int:
         return min(self._rows, len(self._items) - number * self._rows)
 
-    def _path(self, number: int, suffix: str = ".npz") -> Path:
-        return self._folder / f"{number:06d}{suffix}"
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.npz"
 
-    def _begin(self, number: int, pool: ThreadPoolExecutor, config: PrepareConfig) -> _Begun:
-        start, size = number * self._rows, self._size(number)
-        pixels = np.empty((size, self._target.height, self._target.width, self._target.channels), np.uint8)
-        tasks = [
-            pool.submit(self._some, self._items[start + i : start + min(size, i + _TASK)], pixels[i:], config)
-            for i in range(0, size, _TASK)
+    def _begin(self, number: int, pool: ThreadPoolExecutor, config: PrepareConfig) -> list[Future[list[_Found | str]]]:
+        start = number * self._rows
+        stop = start + self._size(number)
+        return [
+            pool.submit(self._some, first, min(first + self._each, stop), config)
+            for first in range(start, stop, self._each)
         ]
-        return _Begun(number, pixels, tasks)
 
-    def _some(self, items: Sequence[Item], pixels: Pixels, config: PrepareConfig) -> list[_Found | str]:
-        """Decode into the rows of `pixels`; of each item what is known of it, or why it is not taken."""
+    def _some(self, start: int, stop: int, config: PrepareConfig) -> list[_Found | str]:
+        """Decode some items into the file; of each what is known of it, or why it is not taken."""
         found: list[_Found | str] = []
-        for item, place in zip(items, pixels, strict=False):
+        pixels = self._buffer()[: stop - start]
+        for item, place in zip(self._items[start:stop], pixels, strict=True):
             try:
-                place[:], seen = decode(item.content, self._target, config)
+                image, seen = decode_image(item.content, self._target, config)
             except BadImageError as error:
                 found.append(str(error))
+                place[:] = 0
                 continue
+            place[:] = pixels_of(image)
             digest = np.frombuffer(hashlib.sha256(place.data).digest(), np.uint8)
-            found.append((digest, thumbnail(place), (seen.height, seen.width, int(seen.grey))))
+            found.append((digest, thumbnail(image), (seen.height, seen.width, int(seen.grey))))
+        self.images.write(start, pixels)
         return found
 
-    def _finish(self, begun: _Begun) -> dict[str, NDArray[Any]]:
-        """Write the chunk's pixels, then what is known of them."""
-        start = begun.number * self._rows
-        found = [one for task in begun.found for one in task.result()]
+    def _buffer(self) -> Pixels:
+        """Of this thread, and always the same: new memory costs more than what is written to it."""
+        if not hasattr(self._buffers, "pixels"):
+            shape = (self._each, self._target.height, self._target.width, self._target.channels)
+            self._buffers.pixels = np.empty(shape, np.uint8)
+        buffer: Pixels = self._buffers.pixels
+        return buffer
+
+    def _finish(self, number: int, found: Sequence[_Found | str]) -> dict[str, NDArray[Any]]:
+        """Write what is known of a chunk, once its pixels are on the disk."""
+        start = number * self._rows
         good = [i for i, one in enumerate(found) if not isinstance(one, str)]
         known = [one for one in found if not isinstance(one, str)]
         bad = {str(start + i): one for i, one in enumerate(found) if isinstance(one, str)}
@@ -168,10 +169,8 @@ class Chunks:
             "looks": np.array([one[2] for one in known], np.int64).reshape(-1, 3),
             "reasons": np.frombuffer(json.dumps(bad).encode(), np.uint8),
         }
-        pixels = begun.pixels if not bad else begun.pixels[good]
-        with _new_file(self._path(begun.number, ".npy")) as file:
-            write_npy(file, pixels)
-        with _new_file(self._path(begun.number)) as file:
+        self.images.sync()
+        with _new_file(self._path(number)) as file:
             np.savez(file, allow_pickle=False, **parts)
         return parts
 
@@ -180,10 +179,21 @@ class Chunks:
         try:
             with np.load(self._path(number), allow_pickle=False) as file:
                 parts = {name: file[name] for name in _PARTS}
-            pixels = np.load(self._path(number, ".npy"), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        return parts if len(pixels) == len(parts["rows"]) else None
+        whole = self._moving or self.images.holds(number * self._rows + self._size(number))
+        return parts if whole else None
+
+    @property
+    def _moving(self) -> bool:
+        """Whether all was decoded, and images are no longer where they were written."""
+        return (self._folder / MOVING).exists()
+
+    def _start(self, *, anew: bool) -> None:
+        if anew:
+            shutil.rmtree(self._folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        atomic_json(self._folder / PLAN, self._plan)
 
     def _joined(self, parts: Sequence[dict[str, NDArray[Any]]]) -> Decoded:
         reasons = {int(row): why for part in parts for row, why in json.loads(part["reasons"].tobytes()).items()}

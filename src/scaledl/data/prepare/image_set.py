@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.chunks import Chunks, Decoded
 from scaledl.data.prepare.clean import exact_copies, near_copies, without_alike
-from scaledl.data.prepare.images import BadImageError, Look, Pixels, Target, look
-from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item, Mask
+from scaledl.data.prepare.image_file import ImageFile
+from scaledl.data.prepare.images import BadImageError, Look, Target, look, quiet_images
+from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
 from scaledl.data.prepare.layout import (
     Layout,
     check_dropped,
@@ -27,9 +29,10 @@ from scaledl.data.prepare.layout import (
     write_layout,
 )
 from scaledl.data.prepare.masks import Masks, read_masks
+from scaledl.data.prepare.places import Places, settled_layout
 from scaledl.data.prepare.shards import write_shards
 from scaledl.data.prepare.split import split_items
-from scaledl.data.prepare.store import WORK, clear, histogram, write_images
+from scaledl.data.prepare.store import WORK, histogram
 from scaledl.data.prepare.targets import Labelled, labelled
 from scaledl.errors import UsageError
 
@@ -60,10 +63,14 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
         [items[number] for number in numbers.tolist()],
         lambda labels, chosen, names: split_items(labels, [item.split for item in chosen], groups, names, config),
     )
+    layout = settled_layout(layout, numbers)
     grey = config.channels == "auto" and bool(decoded.looks[:, 2].all())
     shape = (target.height, target.width, 1 if grey else target.channels)
-    clear(out)
-    document = _save(out, layout, numbers, dropped, chunks, shape, config)
+    places = Places(numbers, layout, shape, sharded=bool(config.shard_mb), whole=shape[2] == target.channels)
+    if not places.can_go_on(out):
+        shutil.rmtree(out / WORK)  # images that an interrupted call had begun to move, for other splits
+        return make_images(out, collected, plan, config)
+    document = _save(out, layout, places, dropped, chunks.images, config)
     if masks is not None:
         document["profile"]["classes"] = masks.write(out, layout, shape[:2], config)
     sizes = _sizes(decoded.looks)
@@ -97,7 +104,7 @@ def _target(collected: Collected, config: PrepareConfig) -> Target:
     channels = 3 if config.channels == "auto" else config.channels
     if config.size != "auto":
         return Target(config.size, config.size, channels)
-    with ThreadPoolExecutor(4) as pool:
+    with quiet_images(), ThreadPoolExecutor(4) as pool:
         looks = [found for found in pool.map(lambda item: _look(item, config), collected.items) if found is not None]
     sizes = {(found.height, found.width) for found in looks}
     if len(sizes) == 1:
@@ -148,35 +155,23 @@ def _clean(
 def _save(
     out: Path,
     layout: Layout,
-    numbers: NDArray[np.int64],
+    places: Places,
     dropped: Sequence[Dropped],
-    chunks: Chunks,
-    shape: tuple[int, int, int],
+    images: ImageFile,
     config: PrepareConfig,
 ) -> dict[str, Any]:
-    """`numbers`: of the layout's items among all of the source. `shape`: height, width, channels."""
-    splits = np.full(chunks.num_items, -1, np.int8)
-    for i, split in enumerate(SPLITS):
-        splits[numbers[layout.members(split)]] = i
-    height, width, channels = shape
-    training = numbers[layout.members("train")]
-
-    def gather(rows: NDArray[np.int64]) -> Pixels:
-        return chunks.gather(training[rows], channels)
-
-    in_arrays = [split for split in SPLITS if not (config.shard_mb and split == "train" and len(training))]
-    write_images(out, chunks.pixels(), splits, {split: (layout.rows[split], *shape) for split in in_arrays})
-    write_layout(out, layout, dropped, in_arrays)
+    gather = places.write(out, images)
+    write_layout(out, layout, dropped, places.in_arrays)
     shards = {}
-    if "train" not in in_arrays:
-        labels = layout.labels[layout.members("train")]
-        shards["shards"] = write_shards(out, gather, layout.ids("train"), labels, shape, config.shard_mb, config.seed)
-    counted = histogram(len(training), gather)
+    if places.in_shards:
+        labels, ids = layout.labels[layout.members("train")], layout.ids("train")
+        shards["shards"] = write_shards(out, gather, ids, labels, places.shape, config.shard_mb, config.seed)
+    counted = histogram(layout.rows["train"], gather)
     mean, std = _statistics(counted)
     return {
         **shards,
         "modality": "image",
-        "in_shape": [channels, height, width],
+        "in_shape": [places.shape[2], *places.shape[:2]],
         **described(layout),
         "mean": mean,
         "std": std,

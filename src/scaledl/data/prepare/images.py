@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +25,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _DEPTH_16 = ("I;16", "I;16B", "I;16L", "I")
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _GRID = 16
+_BLOCK = 1 << 26
 _RISE = 2  # of 255
 
 
@@ -60,7 +61,18 @@ def look(content: Path | Stored | Pixels, config: PrepareConfig) -> Look:
 
 
 def decode(content: Path | Stored | Pixels, target: Target, config: PrepareConfig) -> tuple[Pixels, Look]:
-    """uint8 [height, width, channels], and what the image was before.
+    """uint8 [height, width, channels], and what the image was before. As `decode_image`."""
+    image, found = decode_image(content, target, config)
+    return pixels_of(image), found
+
+
+def pixels_of(image: Image) -> Pixels:
+    """uint8 [height, width, channels]."""
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, len(image.getbands()))
+
+
+def decode_image(content: Path | Stored | Pixels, target: Target, config: PrepareConfig) -> tuple[Image, Look]:
+    """The image in the target's size and channels, and what it was before.
 
     Transparency becomes white; of an animation the first frame is taken. Raises BadImageError for what cannot be read
     to its end.
@@ -77,6 +89,7 @@ def decode(content: Path | Stored | Pixels, target: Target, config: PrepareConfi
         try:
             # JPEG files can be read at a half, a quarter or an eighth of their size.
             file.draft("RGB" if target.channels == 3 else "L", (target.width, target.height))
+            _read_at_once(file)
             file.load()
             image = _upright(file)
         except MemoryError as error:
@@ -84,6 +97,12 @@ def decode(content: Path | Stored | Pixels, target: Target, config: PrepareConfi
         except Exception as error:  # Pillow's plugins raise whatever their parsing came to
             raise BadImageError(f"damaged: {_words(error)}") from error
         return _shaped(image, target, config), found
+
+
+def _read_at_once(image: Image) -> None:
+    """A file that is in memory need not be given to its decoder in pieces."""
+    if hasattr(image, "decodermaxblock"):
+        image.decodermaxblock = _BLOCK
 
 
 def _look(image: Image) -> Look:
@@ -109,11 +128,9 @@ def _upright(image: Image) -> Image:
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _shaped(image: Image, target: Target, config: PrepareConfig) -> Pixels:
+def _shaped(image: Image, target: Target, config: PrepareConfig) -> Image:
     plain = _plain(image, "L" if target.channels == 1 else "RGB")
-    if plain.size != (target.width, target.height):
-        plain = _resized(plain, target, config.fit)
-    return np.asarray(plain, dtype=np.uint8).reshape(target.height, target.width, target.channels)
+    return plain if plain.size == (target.width, target.height) else _resized(plain, target, config.fit)
 
 
 def _plain(image: Image, mode: str) -> Image:
@@ -149,31 +166,45 @@ def opened(content: Path | Stored, config: PrepareConfig, *, whole: bool = True)
     require_extra("PIL", "vision")
     from PIL import Image
 
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(_file(content, whole=whole))
-            empty = not file.read(1)
-            file.seek(0)
-        except OSError as error:
-            raise BadImageError(f"cannot be read: {error.strerror}") from error
+    try:
+        file = _file(content, whole=whole)
+        empty = not file.read(1)
+        file.seek(0)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {error.strerror}") from error
+    with file:
         if empty:
             raise BadImageError("empty file")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked below
-                image = stack.enter_context(Image.open(file, formats=FORMATS))
+            image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise BadImageError(f"decompression bomb: {_words(error)}") from error
         except Exception as error:
             raise BadImageError("no image that is known: " + "/".join(FORMATS)) from error
-        _check_size(*image.size, config)
-        yield image
+        with image:
+            _check_size(*image.size, config)
+            yield image
+
+
+@contextmanager
+def quiet_images() -> Iterator[None]:
+    """Without Pillow's warnings, of damaged metadata and of sizes that are checked here.
+
+    Around all threads that open images, because filters of warnings belong to the process.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _file(content: Path | Stored, *, whole: bool) -> IO[bytes]:
     if not isinstance(content, Path):
         return BytesIO(content.read())
-    return BytesIO(content.read_bytes()) if whole else content.open("rb")
+    file = content.open("rb", buffering=0 if whole else -1)
+    if not whole:
+        return file
+    with file:
+        return BytesIO(file.read())
 
 
 def _check_size(width: int, height: int, config: PrepareConfig) -> None:
@@ -189,15 +220,17 @@ def _words(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def thumbnail(pixels: Pixels) -> NDArray[np.uint8]:
+def thumbnail(image: Image) -> NDArray[np.uint8]:
     """uint8 [256]: mean brightness in a grid of 16x16."""
     from PIL import Image
 
-    grey = Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels).convert("L")
-    parts, rest = np.divmod(grey.size, _GRID)
-    if parts.all() and not rest.any():  # the same means, in half the time
-        return np.asarray(grey.reduce((int(parts[0]), int(parts[1])))).ravel()
-    return np.asarray(grey.resize((_GRID, _GRID), Image.Resampling.BOX)).ravel()
+    grey = image.convert("L")
+    width, height = grey.size
+    if width % _GRID or height % _GRID:
+        small = grey.resize((_GRID, _GRID), Image.Resampling.BOX)
+    else:  # the same means, in half the time
+        small = grey.reduce((width // _GRID, height // _GRID))
+    return np.frombuffer(small.tobytes(), np.uint8)
 
 
 def image_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import IGNORED
-from scaledl.data.prepare.images import BadImageError, opened
+from scaledl.data.prepare.images import BadImageError, opened, quiet_images
 from scaledl.data.prepare.items import SPLITS, Dropped, Item, Mask
 from scaledl.data.prepare.layout import Layout
 from scaledl.data.prepare.store import array_name, write_npy_header
@@ -153,6 +153,6 @@ def _shaped(codes: NDArray[np.uint8], size: tuple[int, int], fit: str) -> NDArra
 
 def _mapped(items: Sequence[Any], function: Callable[[Any], Any]) -> Any:
     """In order, by threads, few at a time."""
-    with ThreadPoolExecutor(4) as pool:
+    with quiet_images(), ThreadPoolExecutor(4) as pool:
         for start in range(0, len(items), _AT_A_TIME):
             yield from pool.map(function, items[start : start + _AT_A_TIME])

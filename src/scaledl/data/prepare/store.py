@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +23,7 @@ from scaledl.run.files import atomic_file, atomic_json, atomic_write, sha256_fil
 FORMAT = 1
 DOCUMENT, DROPPED, ITEMS = "dataset.json", "dropped.jsonl", "items.jsonl"
 WORK, STAMP = ".work", ".source"
+MOVING = "moving"  # in the work folder: images are being moved, for the places of which this is the hash
 SHARDS = "train-*.safetensors"
 PARTS: dict[str, tuple[str, ...]] = {
     "image": ("images", "labels", "ids"),
@@ -38,37 +38,6 @@ _MOST_COUNTED = 4096
 
 def array_name(split: str, part: str) -> str:
     return f"{split}-{part}.npy"
-
-
-def write_images(
-    folder: Path,
-    chunks: Iterable[tuple[NDArray[np.int64], Pixels]],
-    splits: NDArray[np.int8],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Write the images of some splits, chunk by chunk, so that memory does not grow with them.
-
-    Args:
-        splits: int8 [M], of each of the source's items the number of its split, or -1; there they keep their order.
-        shapes: split -> [N, H, W, C]; of images with three channels the first one is taken where C is 1.
-    """
-    with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {}
-        for split in shapes:
-            temporary = stack.enter_context(atomic_file(folder / array_name(split, "images"), "data set"))
-            files[split] = stack.enter_context(temporary.open("wb"))
-            write_npy_header(files[split], np.dtype(np.uint8), shapes[split])
-        writer = stack.enter_context(ThreadPoolExecutor(1))
-        written: list[Future[int]] = []
-        for numbers, pixels in chunks:
-            for split in shapes:
-                members = np.flatnonzero(splits[numbers] == SPLITS.index(split))
-                block = np.ascontiguousarray(pixels[members, ..., : shapes[split][3]])
-                written.append(writer.submit(files[split].write, block.data))  # while the next one is gathered
-                if len(written) > 1:
-                    written.pop(0).result()
-        for one in written:
-            one.result()
 
 
 def write_npy_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -143,10 +112,13 @@ def write_lists(folder: Path, items: Sequence[tuple[int, str, Item]], dropped: S
 def finish(folder: Path, document: dict[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
     """Hash the arrays and write the document that makes the folder a data set. Shards have their hashes."""
     parts, shards = PARTS[document["modality"]], document.pop("shards", None)
+    in_arrays = [split for split in SPLITS if not (shards and split == "train")]
+    names = [array_name(split, part) for split in in_arrays for part in parts]
+    with ThreadPoolExecutor(2) as pool:
+        hashes = dict(zip(names, pool.map(lambda name: sha256_file(folder / name), names), strict=True))
     splits: dict[str, Any] = {
-        split: {"rows": rows[split], "sha256": {part: sha256_file(folder / array_name(split, part)) for part in parts}}
-        for split in SPLITS
-        if not (shards and split == "train")
+        split: {"rows": rows[split], "sha256": {part: hashes[array_name(split, part)] for part in parts}}
+        for split in in_arrays
     }
     if shards:
         splits["train"] = {"rows": rows["train"], "shards": shards}

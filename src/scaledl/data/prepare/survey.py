@@ -13,7 +13,7 @@ import numpy as np
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.arrow_files import GroupCell
 from scaledl.data.prepare.collect import collect, kind_of
-from scaledl.data.prepare.images import BadImageError, Look, look
+from scaledl.data.prepare.images import BadImageError, Look, look, quiet_images
 from scaledl.data.prepare.items import SPLITS, Dropped, Item
 from scaledl.data.prepare.labels import natural
 from scaledl.data.prepare.targets import Labelled, labelled
@@ -65,7 +65,7 @@ def _classes(found: Labelled) -> Iterator[str]:
 
 
 def _look_at(items: Sequence[Item], config: PrepareConfig) -> tuple[list[Look], list[Dropped]]:
-    with ThreadPoolExecutor(4) as pool:
+    with quiet_images(), ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda item: _look(item, config), _chosen(items)))
     bad = [one for one in found if isinstance(one, Dropped)]
     return [one for one in found if isinstance(one, Look)], bad

@@ -17,7 +17,7 @@ from tests.unit.data.prepare.pictures import picture
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare import chunks as chunks_module
-from scaledl.data.prepare.images import decode
+from scaledl.data.prepare.images import decode_image
 from scaledl.data.prepare.run import prepare
 from scaledl.errors import UsageError
 
@@ -187,13 +187,13 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.
         if len(seen) == 40:
             raise KeyboardInterrupt
         seen.append(content)
-        return decode(content, *more)
+        return decode_image(content, *more)
 
-    monkeypatch.setattr(chunks_module, "decode", counting)
+    monkeypatch.setattr(chunks_module, "decode_image", counting)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path, source)
     assert not (tmp_path / "out/dataset.json").exists()
-    monkeypatch.setattr(chunks_module, "decode", decode)
+    monkeypatch.setattr(chunks_module, "decode_image", decode_image)
     made(tmp_path, source, max_dropped=0.2)
     for path in (tmp_path / "whole").glob("*.np?"):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()

@@ -18,7 +18,7 @@ from tests.unit.data.prepare.pictures import image_folder, picture, save
 from scaledl.config.schema import DataConfig, PrepareConfig
 from scaledl.data import build_data
 from scaledl.data.prepare import chunks as chunks_module
-from scaledl.data.prepare.images import decode
+from scaledl.data.prepare.images import decode, decode_image
 from scaledl.data.prepare.run import prepare
 from scaledl.errors import ScaledlError, UsageError
 
@@ -281,9 +281,9 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.
         if len(seen) >= reads > 0:
             raise KeyboardInterrupt
         seen.append(content)
-        return decode(content, *more)
+        return decode_image(content, *more)
 
-    monkeypatch.setattr(chunks_module, "decode", counting)
+    monkeypatch.setattr(chunks_module, "decode_image", counting)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "out", config())
     assert not (tmp_path / "out/dataset.json").exists()
@@ -300,16 +300,56 @@ def test_damaged_work_and_work_for_something_else_is_done_again(
     source = image_folder(tmp_path / "s", each=20)
     monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
     prepare(source, tmp_path / "whole", config())
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    prepare(source, tmp_path / "out", config())
-    monkeypatch.undo()
-    monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
+    interrupted(source, tmp_path / "out", monkeypatch, "scaledl.data.prepare.image_set.lay_out", config(seed=1))
     work = sorted((tmp_path / "out/.work").glob("*.np?"))
-    assert len(work) == 6
-    work[1].write_bytes(work[1].read_bytes()[:100])
-    (tmp_path / "out/dataset.json").unlink()
+    assert [path.name for path in work] == ["000000.npz", "000001.npz", "000002.npz", "images.npy"]
+    for path in work:
+        shutil.copytree(tmp_path / "out", tmp_path / path.name)
+        damaged = tmp_path / path.name / ".work" / path.name
+        damaged.write_bytes(damaged.read_bytes()[:100])
+        prepare(source, tmp_path / path.name, config())
+        assert contents(tmp_path / path.name) == contents(tmp_path / "whole")
+
+
+def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, where: str, settings: PrepareConfig) -> None:
+    """Prepare until a function is called."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, out, settings)
+
+
+MOMENTS = ("image_file.ImageFile.settle", "image_file.ImageFile._shrink", "image_file.os.truncate", "run.finish")
+
+
+@pytest.mark.parametrize("moment", [f"scaledl.data.prepare.{name}" for name in MOMENTS])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_interrupted_while_images_are_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, seed: int
+) -> None:
+    source = image_folder(tmp_path / "s", each=20)
+    prepare(source, tmp_path / "whole", config())
+    interrupted(source, tmp_path / "out", monkeypatch, moment, config(seed=seed))
+    assert (tmp_path / "out/.work/moving").exists()
+    if seed == 0:
+        monkeypatch.setattr(chunks_module, "decode_image", None)  # nothing is read again
     prepare(source, tmp_path / "out", config())
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_was_lost_while_images_were_moved_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = image_folder(tmp_path / "s", each=20)
+    prepare(source, tmp_path / "whole", config())
+    for name in ("val-images.npy", ".work/000000.npz"):
+        out = tmp_path / name.replace("/", "-")
+        interrupted(source, out, monkeypatch, "scaledl.data.prepare.image_file.os.truncate", config())
+        (out / name).unlink()
+        prepare(source, out, config())
+        assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_what_is_done_is_not_done_again(
@@ -317,7 +357,7 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     source = image_folder(tmp_path / "s", each=8)
     first = prepare(source, tmp_path / "out", config())
-    monkeypatch.setattr(chunks_module, "decode", None)
+    monkeypatch.setattr(chunks_module, "decode_image", None)
     assert prepare(source, tmp_path / "out", config()) == first
     assert "is this data set already; nothing to do" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"made otherwise \(settings differ\); add --force"):
@@ -471,11 +511,11 @@ def test_a_refused_preparation_does_not_decode_again(tmp_path: Path, monkeypatch
     (source / "cat/broken.png").write_bytes(b"x")
     with pytest.raises(UsageError, match="max_dropped"):
         prepare(source, tmp_path / "out", config(max_dropped=0.0))
-    monkeypatch.setattr(chunks_module, "decode", None)
+    monkeypatch.setattr(chunks_module, "decode_image", None)
     assert prepare(source, tmp_path / "out", config(seed=3))["dropped"] == {"no image that is known": 1}
 
 
-@pytest.mark.parametrize("size", ["80k", "200k", "500k", "800k", "950k", "1100k"])
+@pytest.mark.parametrize("size", ["80k", "200k", "500k", "700k", "800k", "850k"])
 def test_a_disk_that_is_full_at_any_moment_says_so(tmp_path: Path, tmpfs: Callable[[str], Path], size: str) -> None:
     source = image_folder(tmp_path / "s", each=200)
     disk = tmpfs(size)
