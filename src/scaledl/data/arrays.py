@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -228,8 +228,20 @@ class Normalizer:
     def __init__(self, spec: DataSpec, height: int, width: int, device: torch.device | None = None) -> None:
         self._shape = (height, width, len(spec.mean))
         # A row as long as an image: broadcasting over three channels alone would run three elements at a time.
-        self._mean = torch.tensor(spec.mean, dtype=torch.float32, device=device).repeat(height * width)
-        self._std = torch.tensor(spec.std, dtype=torch.float32, device=device).repeat(height * width)
+        self._values = height * width * len(spec.mean)
+        self._mean, self._std = (self._row(values, device) for values in (spec.mean, spec.std))
+
+    def _row(self, values: Sequence[float], device: torch.device | None) -> Tensor | float:
+        """A row as long as an image: broadcasting over three channels alone would run three elements at a time.
+
+        A single number needs no row, and on a CPU gives the same bits.
+        """
+        tensor = torch.tensor(values, dtype=torch.float32, device=device)
+        return (
+            tensor.item()
+            if len(values) == 1 and tensor.device.type == "cpu"
+            else tensor.repeat(self._values // len(values))
+        )
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """[B, H, W, C] or [B, H, W * C], any strides -> float32 [B, C, H, W], channels_last.
@@ -239,16 +251,17 @@ class Normalizer:
         in_place = pixels.dtype == torch.float32 and pixels.is_contiguous()
         result = pixels if in_place else empty_batch(pixels.shape, pixels.device)
         size = self._at_a_time(pixels)
-        for part, values in zip(pixels.split(size), result.split(size), strict=True):
+        parts = zip(pixels.split(size), result.split(size), strict=True) if len(pixels) > size else [(pixels, result)]
+        for part, values in parts:
             if not in_place:
                 values.copy_(part)
-            values.view(-1, len(self._mean)).div_(255).sub_(self._mean).div_(self._std)
+            values.view(-1, self._values).div_(255).sub_(self._mean).div_(self._std)
         return result.view(len(pixels), *self._shape).permute(0, 3, 1, 2)
 
     def _at_a_time(self, pixels: Tensor) -> int:
         """As many images as stay in the caches of a CPU from the first operation to the last."""
         values = VALUES_AT_A_TIME * torch.get_num_threads() if pixels.device.type == "cpu" else pixels.numel()
-        return max(1, values // len(self._mean))
+        return max(1, values // self._values)
 
 
 class Standardizer:

@@ -54,10 +54,12 @@ class BatchLoader(PositionedLoader):
         """This rank's slice of a global batch; where it is empty, one row without an id, which counts for nothing."""
         size = len(index)
         mine = index[size * self._rank // self._world_size : size * (self._rank + 1) // self._world_size]
-        draws = (mine if len(mine) else index[:1]).to(self._arrays.ids.device)
-        rows = draws % AGAIN
-        ids = self._arrays.ids.index_select(0, rows)
-        drawn_ids = ids + (draws - rows)  # another time in the same epoch a sample is augmented otherwise
+        rows = draws = (mine if len(mine) else index[:1]).to(self._arrays.ids.device)
+        if self._balanced:
+            rows = draws % AGAIN
+        ids = drawn_ids = self._arrays.ids.index_select(0, rows)
+        if self._balanced:
+            drawn_ids = ids + (draws - rows)  # another time in the same epoch a sample is augmented otherwise
         return Batch(*self._samples_fn(rows, drawn_ids, epoch), ids[: len(mine)])
 
 
