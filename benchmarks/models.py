@@ -174,8 +174,8 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, Case]:
 FASHION = ["trainer.ema_decay=0.999"]
 GPT = [
     *("data.source=text", "data.text.tokenizer=char", "data.text.max_length=128", "data.batch_size=32"),
-    *("model.family=gpt", "task.name=language_modeling", "model.layers=4", "model.width=192", "model.heads=6"),
-    *("optimizer.name=adamw", "optimizer.lr=2e-3", "scheduler.name=one_cycle", "trainer.epochs=3"),
+    *("model.family=gpt", "task.name=language_modeling", "model.layers=3", "model.width=128", "model.heads=4"),
+    *("optimizer.name=adamw", "optimizer.lr=3e-3", "scheduler.name=one_cycle", "trainer.epochs=2"),
 ]
 
 
