@@ -42,9 +42,17 @@ def images(count: int, side: int) -> Iterator[tuple[int, Any]]:
         yield from enumerate(block, begin)
 
 
+def form_of(side: int) -> Any:
+    from scaledl.data.stored import Form
+
+    labels = list(map(str, range(CLASSES)))
+    return Form.of({"modality": "image", "in_shape": [3, side, side], "labels": labels})
+
+
 def write_ours(folder: Path, count: int, side: int) -> None:
     from scaledl.data.stream.shard import write_shard
 
+    form = form_of(side)
     rows = SHARD // (side * side * 3 + 16)
     held: list[Any] = []
     for i, image in images(count, side):
@@ -52,7 +60,7 @@ def write_ours(folder: Path, count: int, side: int) -> None:
         if len(held) == rows or i == count - 1:
             ids = np.arange(i + 1 - len(held), i + 1)
             with (folder / f"train-{i:07d}.safetensors").open("wb") as file:
-                write_shard(file, ids, ids % CLASSES, np.stack(held))
+                write_shard(file, form, {"ids": ids, "labels": ids % CLASSES, "images": np.stack(held)})
             held = []
 
 
@@ -91,23 +99,26 @@ def write_array(folder: Path, count: int, side: int) -> None:
 
 
 def stream_of(folder: Path, side: int) -> Any:
-    from scaledl.data.stream.shard import ShardFile, header
+    from scaledl.data.stream.samples import Samples
+    from scaledl.data.stream.shard import ShardFile, shard_bytes
     from scaledl.data.stream.split import Stream
 
-    files = []
+    form, files = form_of(side), []
     for path in sorted(folder.iterdir()):
         size = path.stat().st_size
-        rows = size // (side * side * 3 + 16)
-        rows -= len(header(rows, (side, side, 3))) + rows * (side * side * 3 + 16) > size
+        rows = size // form.row_bytes
+        rows -= shard_bytes(form, rows) > size
         files.append(ShardFile(path.name, rows, size, ""))
-    return Stream(files, (side, side, 3), CLASSES, lambda file: (folder / file.name, None), 8, 2)
+    samples = Samples(form.field("images"), form.field("labels"))
+    return Stream(files, form, samples, lambda file: (folder / file.name, None), 8, 2)
 
 
 def read_ours(folder: Path, side: int, workers: int) -> Iterable[Any]:
     stream = stream_of(folder, side)
-    reader = stream.reader(0, 0)
-    starts = range(0, len(stream), BATCH)
-    return (reader.read(start, min(start + BATCH, len(stream)), 0, 1)[0].ids for start in starts)
+    reader, room = stream.reader(0, 0), stream.samples.room(BATCH)
+    for start in range(0, len(stream), BATCH):
+        _, count = reader.read(start, min(start + BATCH, len(stream)), 0, 1, room)
+        yield room.ids[:count].clone()
 
 
 def read_for_model(folder: Path, side: int, workers: int) -> Iterable[Any]:

@@ -83,13 +83,21 @@ class DataModule:
 
     def class_counts(self, split: Split = "train") -> tuple[int, ...]:
         """How often each class, label, tag or class of a pixel is there; empty where targets are none of these."""
-        labels = self._split(split).labels
-        if self.spec.target == "classes":
-            return tuple(labels.sum(0).long().tolist())
         if self.spec.target in ("numbers", "none"):
             return ()
+        found = self._split(split)
+        if isinstance(found, Stream):  # whose labels need not be in memory all at once
+            counts = sum(self._counted(found.samples.labels_of(shard)) for shard in found.shards())
+        else:
+            counts = self._counted(found.labels)
+        return tuple(torch.as_tensor(counts).tolist())
+
+    def _counted(self, labels: Tensor) -> Tensor:
+        """int64 [K]."""
+        if self.spec.target == "classes":
+            return labels.sum(0).long()
         known = labels[labels != IGNORED] if self.spec.target != "class" else labels
-        return tuple(known.bincount(minlength=self.spec.num_classes).tolist())
+        return known.bincount(minlength=self.spec.num_classes)
 
     def _split(self, name: Split) -> Arrays | Stream:
         return {"train": self.train, "val": self.val, "test": self.test}[name]

@@ -91,9 +91,14 @@ def hash_positions(ids: Tensor, key: int, count: int) -> Tensor:
     return _mixed(hash_ids(ids, [key])[0].unsqueeze(1) + positions * _signed(GAMMA))
 
 
-def below(bits: Tensor, bounds: Sequence[int]) -> Tensor:
-    """Map random bits, int64 [K, N], to 0..bounds[k]-1 (Lemire 2019, on the upper 32; bias below bound / 2**32)."""
-    return (_shift(bits, 32) * torch.tensor(bounds, device=bits.device).unsqueeze(1)) >> 32
+def below(bits: Tensor, bounds: Sequence[int] | Tensor) -> Tensor:
+    """Map random bits, int64 [K, N], to 0..bounds[k]-1 (Lemire 2019, on the upper 32; bias below bound / 2**32).
+
+    `bounds`: one for each of the K, or a tensor for each of the N.
+    """
+    if not isinstance(bounds, Tensor):
+        bounds = torch.tensor(bounds, device=bits.device).unsqueeze(1)
+    return (_shift(bits, 32) * bounds) >> 32
 
 
 def uniform(bits: Tensor) -> Tensor:

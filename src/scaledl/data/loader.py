@@ -63,13 +63,29 @@ class BatchLoader(PositionedLoader):
         return Batch(*self._samples_fn(rows, drawn_ids, epoch), ids[: len(mine)])
 
 
-def build_samples_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int) -> SamplesFn:
-    """(rows, their ids, epoch) -> model inputs, and labels or shares of classes. Raises UsageError for augmentation
-    that inputs or targets of this kind do not have."""
+def build_samples_fn(
+    arrays: Arrays,
+    spec: DataSpec,
+    augment: AugmentConfig,
+    seed: int,
+    *,
+    changing: bool = False,
+    partner_fn: Callable[[Tensor], Tensor] | None = None,
+) -> SamplesFn:
+    """(rows, their ids, epoch) -> model inputs, and labels or shares of classes.
+
+    Args:
+        changing: the arrays do not hold the same samples at every call.
+        partner_fn: rows -> those that they are mixed with, where these are not drawn among all.
+
+    Raises:
+        UsageError: augmentation that inputs or targets of this kind do not have.
+    """
     check_augment(augment, spec.modality, spec.target, codes=bool(spec.categories))
-    inputs_fn, finish = _build_inputs_fn(arrays, spec, augment, seed)
+    inputs_fn, finish = _build_inputs_fn(arrays, spec, augment, seed, changing=changing)
     if augment.mixup or augment.cutmix:
-        mix = Mix(arrays, inputs_fn, augment, spec.num_classes if spec.target == "class" else 0, seed)
+        num_classes = spec.num_classes if spec.target == "class" else 0
+        mix = Mix(arrays, inputs_fn, augment, num_classes, seed, partner_fn)
         return lambda rows, ids, epoch: _first_finished(finish, *mix(rows, ids, epoch))
     labels_fn = _build_labels_fn(arrays, spec, augment, seed)
     return lambda rows, ids, epoch: (finish(inputs_fn(rows, ids, epoch)), labels_fn(rows, ids, epoch))
@@ -83,7 +99,7 @@ def _build_labels_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, see
 
 
 def _build_inputs_fn(
-    arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int
+    arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int, *, changing: bool
 ) -> tuple[InputsFn, Callable[[Tensor], Tensor]]:
     """Augmented inputs, and what makes them a model's: images are augmented as pixels, other values standardised, texts
     as token ids."""
@@ -91,7 +107,7 @@ def _build_inputs_fn(
     if spec.modality == "text":
         return build_tokens_fn(arrays.inputs, spec.tokenizer, augment, seed), lambda tokens: tokens
     if spec.modality == "image":
-        return build_pixels_fn(arrays.inputs, augment, seed), normalize
+        return build_pixels_fn(arrays.inputs, augment, seed, changing=changing), normalize
     return build_values_fn(arrays.inputs, normalize, augment, seed), lambda values: values
 
 

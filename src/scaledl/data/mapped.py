@@ -11,16 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scaledl.data.arrays import Target
 from scaledl.data.prepare.store import array_name, npy_size
+from scaledl.data.stored import BYTES, OFFSETS, field_of
 from scaledl.data.stream.place import Place
 from scaledl.errors import UsageError
 
-_DTYPES = {
-    **{"images": np.uint8, "features": np.float32, "series": np.float32},
-    **{"bytes": np.uint8, "offsets": np.int64, "ids": np.int64},
-}
-_LABELS: dict[Target, Any] = {"classes": np.float32, "numbers": np.float32, "mask": np.int16}  # of others int64
 _AGAIN = "fix: prepare the data again with --force"
 
 
@@ -61,35 +56,8 @@ def stored_size(split: str, part: str, document: dict[str, Any]) -> int:
 
 def _stored(split: str, part: str, document: dict[str, Any], count: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Type and shape of an array as it lies on the disk."""
-    rows = document["splits"][split]["rows"]
-    rows = {"offsets": rows + 1, "bytes": count}.get(part, rows)
-    dtype = _LABELS.get(target_of(document), np.int64) if part == "labels" else _DTYPES[part]
-    return np.dtype(dtype), (rows, *_stored_shape(part, document))
-
-
-def _stored_shape(part: str, document: dict[str, Any]) -> list[int]:
-    """Of one sample: images lie in memory with their channels last."""
-    if part == "labels":
-        return _label_shape(document)
-    if part not in ("images", "features", "series"):
-        return []
-    in_shape: list[int] = document["in_shape"]
-    return [*in_shape[1:], in_shape[0]] if part == "images" else in_shape
-
-
-def _label_shape(document: dict[str, Any]) -> list[int]:
-    target = target_of(document)
-    if target in ("classes", "numbers"):
-        return [len(document["labels"])]
-    if target == "tags":
-        return [document["tags"]]
-    return list(document["in_shape"][1:]) if target == "mask" else []
-
-
-def target_of(document: dict[str, Any]) -> Target:
-    """What a set's labels are."""
-    target: Target = document.get("target", "class")
-    return target
+    field, rows = field_of(part, document), document["splits"][split]["rows"]
+    return field.dtype, ({OFFSETS: rows + 1, BYTES: count}.get(part, rows), *field.shape)
 
 
 def _why(error: Exception) -> str:

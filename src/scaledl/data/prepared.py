@@ -10,18 +10,20 @@ from typing import Any
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import Arrays, DataSpec
 from scaledl.data.datamodule import DataModule, in_shape_of
-from scaledl.data.mapped import mapped, stored_size, target_of, texts
+from scaledl.data.mapped import mapped, stored_size, texts
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.store import hashes
+from scaledl.data.stored import INPUTS, target_of
+from scaledl.data.stream.inputs import with_features, with_tokens
 from scaledl.data.stream.place import Place, build_stream, open_place
+from scaledl.data.stream.split import Stream
 from scaledl.data.table_features import features_of
-from scaledl.data.tags import tokenize_tagged
+from scaledl.data.tags import tags_of_tokens
 from scaledl.data.text import text_spec, tokenize
 from scaledl.errors import UsageError
 from scaledl.run.files import sha256_file
 from scaledl.runtime.columns import TableColumn, order_of
-
-INPUTS = {"image": "images", "table": "features", "series": "series"}  # the part that a model sees
+from scaledl.runtime.tokens import encode
 
 
 def load_prepared(config: DataConfig) -> DataModule:
@@ -31,26 +33,25 @@ def load_prepared(config: DataConfig) -> DataModule:
     place = open_place(config)
     document = place.document()
     _check_filled(place, document)
-    if document["modality"] == "text":
-        return _of_texts(place, document, config)
+    return (_of_texts if document["modality"] == "text" else _of_values)(place, document, config)
+
+
+def _of_values(place: Place, document: dict[str, Any], config: DataConfig) -> DataModule:
     parts = (INPUTS[document["modality"]], "labels", "ids")
-    streamed = "shards" in document["splits"]["train"]
-    in_arrays = [split for split in SPLITS if not (streamed and split == "train")]
-    size = sum(stored_size(split, part, document) for split in in_arrays for part in parts)
-    if streamed:
-        stream = build_stream(place, document, config, size)
-    else:
-        place.check((), 0, size)
+    in_arrays, stream = _opened(place, document, config, parts)
     splits = {split: Arrays(*(mapped(place, split, part, document) for part in parts)) for split in in_arrays}
     table = document["modality"] == "table"
     columns = tuple(map(TableColumn.from_dict, document["columns"])) if table else ()
     codes = table and config.categories == "embed" and any(column.categories for column in columns)
     if table:
         splits = {split: _with_features(arrays, columns, codes=codes) for split, arrays in splits.items()}
+    in_shape = in_shape_of(splits["val"].inputs)
+    if stream is not None and any(column.categories for column in columns):
+        stream = with_features(stream, columns, in_shape, codes=codes)
     mean, std = _statistics(document, columns, codes=codes)
     spec = DataSpec(
         source=place.name,
-        in_shape=in_shape_of(splits["val"].inputs),
+        in_shape=in_shape,
         labels=tuple(document["labels"]),
         mean=mean,
         std=std,
@@ -59,7 +60,20 @@ def load_prepared(config: DataConfig) -> DataModule:
         columns=columns,
         **_target(document),
     )
-    return DataModule(spec, stream if streamed else splits["train"], splits["val"], splits["test"])
+    return DataModule(spec, stream or splits["train"], splits["val"], splits["test"])
+
+
+def _opened(
+    place: Place, document: dict[str, Any], config: DataConfig, parts: Sequence[str]
+) -> tuple[list[str], Stream | None]:
+    """The splits that are arrays, of which these parts stay open, and the training split where it is in shards."""
+    streamed = "shards" in document["splits"]["train"]
+    in_arrays = [split for split in SPLITS if not (streamed and split == "train")]
+    size = sum(stored_size(split, part, document) for split in in_arrays for part in parts)
+    if streamed:
+        return in_arrays, build_stream(place, document, config, size)
+    place.check((), 0, size)
+    return in_arrays, None
 
 
 def _target(document: dict[str, Any]) -> dict[str, Any]:
@@ -79,15 +93,23 @@ def _check_filled(place: Place, document: dict[str, Any]) -> None:
 
 def _of_texts(place: Place, document: dict[str, Any], config: DataConfig) -> DataModule:
     """Tokenised as `data.text` says: the set itself has texts."""
-    labels = {split: mapped(place, split, "labels", document) for split in SPLITS}
-    found = {split: texts(place, split, document) for split in SPLITS}
-    if target_of(document) == "tags":
-        tokens, labels, tokenizer = tokenize_tagged(found, labels, config.text)
+    in_arrays, stream = _opened(place, document, config, ("labels", "ids"))
+    labels = {split: mapped(place, split, "labels", document) for split in in_arrays}
+    found = {split: texts(place, split, document) for split in in_arrays}
+    tagged = target_of(document) == "tags"
+    if stream is not None:
+        stream, tokenizer, length = with_tokens(stream, config.text, tagged=tagged)
+        tokens = {split: encode(tokenizer, found[split], length) for split in in_arrays}
     else:
         tokens, tokenizer = tokenize(found, config.text)
-    splits = {split: Arrays(tokens[split], labels[split], mapped(place, split, "ids", document)) for split in SPLITS}
-    spec = text_spec(place.name, splits, tuple(document["labels"]), target_of(document), tokenizer)
-    return DataModule(dataclasses.replace(spec, **_target(document)), **splits)
+        length = tokens["train"].shape[1]
+    if tagged:
+        labels = {split: tags_of_tokens(tokenizer, found[split], labels[split], length) for split in in_arrays}
+    splits = {split: Arrays(tokens[split], labels[split], mapped(place, split, "ids", document)) for split in in_arrays}
+    known = document["fingerprint"] if stream is not None else ""
+    spec = text_spec(place.name, splits, tuple(document["labels"]), target_of(document), tokenizer, known)
+    spec = dataclasses.replace(spec, **_target(document))
+    return DataModule(spec, stream or splits["train"], splits["val"], splits["test"])
 
 
 def _with_features(arrays: Arrays, columns: Sequence[TableColumn], *, codes: bool) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,17 +64,24 @@ def tokenize(texts: Mapping[str, Sequence[str]], config: TextConfig) -> tuple[di
 
 
 def text_spec(
-    source: str, splits: Mapping[str, Arrays], labels: tuple[str, ...], target: Target, tokenizer: Tokenizer
+    source: str,
+    splits: Mapping[str, Arrays],
+    labels: tuple[str, ...],
+    target: Target,
+    tokenizer: Tokenizer,
+    known: str = "",
 ) -> DataSpec:
-    """What there is to know of splits whose inputs this tokenizer made."""
+    """What there is to know of splits whose inputs this tokenizer made. `known`: the fingerprint of what it made them
+    of, where some are in shards."""
     content = tokenizer.to_str()
+    mark = hashlib.sha256((known + content).encode()).hexdigest() if known else fingerprint(splits, labels, content)
     return DataSpec(
         source=source,
-        in_shape=tuple(splits["train"].inputs.shape[1:]),
+        in_shape=tuple(splits["val"].inputs.shape[1:]),
         labels=labels,
         mean=(),
         std=(),
-        fingerprint=fingerprint(splits, labels, content),
+        fingerprint=mark,
         kind="text",
         target=target,
         tokenizer=content,

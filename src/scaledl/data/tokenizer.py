@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scaledl.config.schema import TextConfig
 from scaledl.errors import UsageError, require_extra
@@ -20,7 +20,14 @@ _MASKS = ("[MASK]", "<mask>")
 _BYTES = 256
 
 
-def build_tokenizer(texts: Sequence[str], config: TextConfig) -> Tokenizer:
+class TextSource(Protocol):
+    """Texts that need not be in memory."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+
+
+def build_tokenizer(texts: TextSource, config: TextConfig) -> Tokenizer:
     """What turns texts into ids, learned from `texts` where there is something to learn; the same for the same texts.
 
     Raises UsageError for a file that is no tokenizer, a vocabulary that is too small, or without the library.
@@ -70,7 +77,7 @@ def _unk(content: str) -> int:
     return known.get(name, 1) if isinstance(known, dict) else int(model.get("unk_id") or 0)
 
 
-def _of_characters(texts: Sequence[str], config: TextConfig) -> Tokenizer:
+def _of_characters(texts: TextSource, config: TextConfig) -> Tokenizer:
     """The most frequent characters, equal counts by their number."""
     from tokenizers import normalizers
 
@@ -82,7 +89,7 @@ def _of_characters(texts: Sequence[str], config: TextConfig) -> Tokenizer:
     return _of_pieces(by_count[: config.vocabulary - len(SPECIAL)], config)
 
 
-def _of_bytes(texts: Sequence[str], config: TextConfig) -> Tokenizer:
+def _of_bytes(texts: TextSource, config: TextConfig) -> Tokenizer:
     """Byte b is id b + 2."""
     from tokenizers import decoders
 
@@ -102,7 +109,7 @@ def _of_pieces(pieces: Sequence[str], config: TextConfig, *, byte_fallback: bool
     return _lowercased(tokenizer, config)
 
 
-def _of_words(texts: Sequence[str], config: TextConfig) -> Tokenizer:
+def _of_words(texts: TextSource, config: TextConfig) -> Tokenizer:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token=UNKNOWN))
@@ -111,7 +118,7 @@ def _of_words(texts: Sequence[str], config: TextConfig) -> Tokenizer:
     return _trained(tokenizer, texts, trainer, config)
 
 
-def _of_pairs(texts: Sequence[str], config: TextConfig) -> Tokenizer:
+def _of_pairs(texts: TextSource, config: TextConfig) -> Tokenizer:
     """Byte-level byte-pair encoding (Radford et al. 2019): every text is some sequence of its tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -133,7 +140,7 @@ def _of_pairs(texts: Sequence[str], config: TextConfig) -> Tokenizer:
     return _trained(tokenizer, texts, trainer, config)
 
 
-def _trained(tokenizer: Tokenizer, texts: Sequence[str], trainer: Any, config: TextConfig) -> Tokenizer:
+def _trained(tokenizer: Tokenizer, texts: TextSource, trainer: Any, config: TextConfig) -> Tokenizer:
     _lowercased(tokenizer, config).train_from_iterator(texts, trainer, length=len(texts))
     return tokenizer
 
@@ -147,7 +154,7 @@ def _lowercased(tokenizer: Tokenizer, config: TextConfig) -> Tokenizer:
     return tokenizer
 
 
-def _of_file(texts: Sequence[str], config: TextConfig) -> Tokenizer:
+def _of_file(texts: TextSource, config: TextConfig) -> Tokenizer:
     """As it stands in the file, but for lengths and capitals."""
     path = Path(config.tokenizer).expanduser()
     try:

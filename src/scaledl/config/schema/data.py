@@ -197,7 +197,7 @@ class PrepareConfig(Section):
         default=0,
         ge=0,
         le=4096,
-        description="MB of each file of training images, for sets that are streamed; 0 keeps them in one. Images only.",
+        description="MB of each file of training samples, for sets that are streamed; 0 keeps them in one.",
     )
 
 

@@ -7,7 +7,7 @@ depends on its batch: they are the same on any rank, with any batch size, in any
 from scaledl.data.augment.crop_flip import BUFFER_LIMIT, CropFlip, Draws, draw
 from scaledl.data.augment.images import PixelsFn, build_pixels_fn
 from scaledl.data.augment.masks import build_masks_fn
-from scaledl.data.augment.mix import Mix
+from scaledl.data.augment.mix import Mix, draw_partners
 from scaledl.data.augment.values import build_tokens_fn, build_values_fn, check_augment
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "build_values_fn",
     "check_augment",
     "draw",
+    "draw_partners",
 ]

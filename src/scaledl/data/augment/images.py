@@ -11,7 +11,7 @@ from torch import Tensor
 from scaledl.config.schema import AugmentConfig
 from scaledl.data.augment import color, filters
 from scaledl.data.augment.affine import draw_affine, resample, source_matrix
-from scaledl.data.augment.crop_flip import CropFlip
+from scaledl.data.augment.crop_flip import BUFFER_LIMIT, CropFlip
 from scaledl.data.augment.draws import between, normals, uniforms
 from scaledl.data.augment.policy import PolicyOperation
 from scaledl.data.augment.resized_crop import draw_resized_crop, resized_crop
@@ -38,9 +38,13 @@ PixelsFn = Callable[[Tensor, Tensor, int], Tensor]
 Operation = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def build_pixels_fn(images: Tensor, augment: AugmentConfig, seed: int) -> PixelsFn:
-    """What an augmented batch takes from images uint8 [N, H, W, C]: crop, flip, then the operations that are on."""
-    moved = CropFlip(images, augment, seed) if augment.crop or augment.flip else plain_pixels_fn(images)
+def build_pixels_fn(images: Tensor, augment: AugmentConfig, seed: int, *, changing: bool = False) -> PixelsFn:
+    """What an augmented batch takes from images uint8 [N, H, W, C]: crop, flip, then the operations that are on.
+
+    `changing`: the images are not the same at every call, so nothing of them is kept.
+    """
+    limit = 0 if changing else BUFFER_LIMIT
+    moved = CropFlip(images, augment, seed, limit) if augment.crop or augment.flip else plain_pixels_fn(images)
     operations = list(_operations(augment, seed, *images.shape[1:]))
     return Augmented(moved, operations, images.shape[1:]) if operations else moved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,11 @@ def cut_box(draws: MixDraws, height: int, width: int) -> tuple[Tensor, Tensor, T
     return top, left, (draws.y + down).clamp(max=height), (draws.x + across).clamp(max=width)
 
 
+def draw_partners(ids: Tensor, counts: Tensor, seed: int, epoch: int) -> Tensor:
+    """Of each sample the number of its partner among so many, both int64 [B]."""
+    return below(hash_ids(ids, [hash_key(seed, epoch, PARTNER)]), counts)[0]
+
+
 class Mix:
     """Mix each sample with a partner: any row of the split, by the sample's own hash, as it is in this epoch.
 
@@ -52,11 +58,18 @@ class Mix:
     """
 
     def __init__(
-        self, arrays: Arrays, inputs_fn: PixelsFn, augment: AugmentConfig, num_classes: int, seed: int
+        self,
+        arrays: Arrays,
+        inputs_fn: PixelsFn,
+        augment: AugmentConfig,
+        num_classes: int,
+        seed: int,
+        partner_fn: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """`inputs_fn` gives pixels; where samples are no images, and only mixup is on, values of any shape. Without
-        `num_classes` the labels are numbers, or shares, themselves."""
-        self._arrays, self._inputs_fn, self._seed = arrays, inputs_fn, seed
+        `num_classes` the labels are numbers, or shares, themselves. `partner_fn`: rows -> those of their partners,
+        where these are not drawn among all."""
+        self._arrays, self._inputs_fn, self._seed, self._partner_fn = arrays, inputs_fn, seed, partner_fn
         self._num_classes, self._shape = num_classes, arrays.inputs.shape[1:]
         self._mixup, self._cutmix = augment.mixup > 0, augment.cutmix > 0
         device = arrays.inputs.device
@@ -78,6 +91,8 @@ class Mix:
         """Inputs float32 [B, H, W, C] of 0..255, or [B, ...]; and the share of each class, float32 [B, num_classes], or
         the mixture of other labels."""
         draws = self.draw(ids, epoch)
+        if self._partner_fn is not None:
+            draws = draws._replace(partner=self._partner_fn(rows))
         own = float_pixels(self._inputs_fn(rows, ids, epoch), self._shape)
         partner_ids = self._arrays.ids.index_select(0, draws.partner)
         other = float_pixels(self._inputs_fn(draws.partner, partner_ids, epoch), self._shape)

@@ -39,7 +39,7 @@ KINDS: dict[str, Callable[[Path, PrepareConfig], Collected]] = {
     "webdataset": collect_webdataset,
 }
 _ROW_KEYS = {*COLUMN_KEYS, "delimiter", "missing", "categorical", "exclude"}
-_IMAGE_KEYS = {"size", "fit", "channels", "max_pixels", "min_side", "max_ratio", "near_distance", "shard_mb"}
+_IMAGE_KEYS = {"size", "fit", "channels", "max_pixels", "min_side", "max_ratio", "near_distance"}
 _SUFFIXES = {
     **{".npz": "npz", ".csv": "table", ".tsv": "table", ".parquet": "table", ".jsonl": "text", ".ts": "series"},
     **{".tar": "webdataset", ".arrow": "huggingface"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.columns import digest_rows, encode, read_columns
-from scaledl.data.prepare.items import SPLITS, Dropped, Item
+from scaledl.data.prepare.items import Dropped, Item
 from scaledl.data.prepare.layout import Layout
 from scaledl.data.prepare.store import write_array, write_padded
+from scaledl.data.stored import BYTES, OFFSETS
 from scaledl.errors import UsageError
 
 _MOST_PADDED = 4 << 30  # bytes of series, above which one far longer than the others must be meant
@@ -53,9 +54,14 @@ class TableContent:
         self._features = np.stack(features, axis=1)
         return {"in_shape": [len(features)], "columns": described}
 
-    def write(self, out: Path, layout: Layout) -> None:
-        for split in SPLITS:
-            write_array(out, split, "features", self._features[layout.members(split)])
+    def parts(self, layout: Layout, members: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {"features": self._features[members]}
+
+    def sizes(self, layout: Layout, members: NDArray[np.int64]) -> None:
+        return None
+
+    def write(self, out: Path, split: str, layout: Layout) -> None:
+        _write(out, split, self.parts(layout, layout.members(split)))
 
     def _check_left(self, columns: Sequence[Any]) -> None:
         if not columns:
@@ -98,12 +104,16 @@ class TextContent:
     def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
         return {"lengths": {"unit": "bytes", **_lengths([len(item.content.encode()) for item in layout.items])}}
 
-    def write(self, out: Path, layout: Layout) -> None:
-        for split in SPLITS:
-            texts = [layout.items[i].content.encode() for i in layout.members(split).tolist()]
-            write_array(out, split, "bytes", np.frombuffer(b"".join(texts), np.uint8))
-            ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-            write_array(out, split, "offsets", ends)
+    def parts(self, layout: Layout, members: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        texts = [layout.items[i].content.encode() for i in members.tolist()]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        return {BYTES: np.frombuffer(b"".join(texts), np.uint8), OFFSETS: ends}
+
+    def sizes(self, layout: Layout, members: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([len(layout.items[i].content.encode()) for i in members.tolist()], np.int64)
+
+    def write(self, out: Path, split: str, layout: Layout) -> None:
+        _write(out, split, self.parts(layout, layout.members(split)))
 
 
 class SeriesContent:
@@ -132,11 +142,20 @@ class SeriesContent:
             "lengths": {"unit": "steps", **_lengths(lengths)},
         }
 
-    def write(self, out: Path, layout: Layout) -> None:
-        for split in SPLITS:
-            mine = [layout.items[i] for i in layout.members(split).tolist()]
-            write_padded(out, split, [_values(item) for item in mine], self._shape)
-            write_array(out, split, "lengths", np.array([len(item.content[0]) for item in mine], np.int64))
+    def parts(self, layout: Layout, members: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        items = [layout.items[i] for i in members.tolist()]
+        padded = np.zeros((len(items), *self._shape), np.float32)
+        for row, item in zip(padded, items, strict=True):
+            row[:, : len(item.content[0])] = _values(item)
+        return {"series": padded, "lengths": _lengths_of(items)}
+
+    def sizes(self, layout: Layout, members: NDArray[np.int64]) -> None:
+        return None
+
+    def write(self, out: Path, split: str, layout: Layout) -> None:
+        items = [layout.items[i] for i in layout.members(split).tolist()]
+        write_padded(out, split, map(_values, items), (len(items), *self._shape))
+        write_array(out, split, "lengths", _lengths_of(items))
 
     def _check_padded(self, items: Sequence[Item], lengths: Sequence[int]) -> None:
         """One long series makes all others as long."""
@@ -149,6 +168,15 @@ class SeriesContent:
                 f"to it, the {len(items):,} series take {size / (1 << 30):,.1f} GiB; allowed: {_MOST_PADDED >> 30} "
                 f"GiB, or at most {_MUCH_LONGER} times the median; fix: crop or drop it"
             )
+
+
+def _write(out: Path, split: str, parts: Mapping[str, NDArray[Any]]) -> None:
+    for part, values in parts.items():
+        write_array(out, split, part, values)
+
+
+def _lengths_of(items: Sequence[Item]) -> NDArray[np.int64]:
+    return np.array([len(item.content[0]) for item in items], np.int64)
 
 
 def _values(item: Item) -> NDArray[np.float32]:

@@ -50,16 +50,14 @@ def _is_split(split: Any, parts: Sequence[str]) -> bool:
 
 
 def _is_sharded_soundly(document: dict[str, Any]) -> bool:
-    """Only training images may be in shards."""
+    """Only the training split may be in shards."""
     splits = document["splits"]
-    if not any("shards" in splits[split] for split in SPLITS):
-        return True
-    if document["modality"] != "image" or any("shards" in splits[split] for split in ("val", "test")):
+    if any("shards" in splits[split] for split in ("val", "test")):
         return False
-    channels, height, width = document["in_shape"]
-    files = shard_files(splits["train"]["shards"], (height, width, channels))
+    if "shards" not in splits["train"]:
+        return True
     rows: int = splits["train"]["rows"]
-    return sum(file.rows for file in files) == rows
+    return sum(file.rows for file in shard_files(document)) == rows
 
 
 def _is_count(value: Any) -> bool:

@@ -28,12 +28,13 @@ from scaledl.data.prepare.layout import (
     lay_out,
     write_layout,
 )
-from scaledl.data.prepare.masks import Masks, read_masks
+from scaledl.data.prepare.masks import Masks, ShapedMasks, read_masks
 from scaledl.data.prepare.places import Places, settled_layout
 from scaledl.data.prepare.shards import write_shards
 from scaledl.data.prepare.split import split_items
 from scaledl.data.prepare.store import WORK, histogram
 from scaledl.data.prepare.targets import Labelled, labelled
+from scaledl.data.stored import Form
 from scaledl.errors import UsageError
 
 _AUTO_SIZE = 224
@@ -43,7 +44,6 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
     """Write the arrays and lists; returns what the document says of them."""
     found, target = labelled(collected, config), _target(collected, config)
     items = found.items
-    _check_shards(found, config)
     settings = config.model_dump(mode="json", include={"fit", "max_pixels", "min_side", "max_ratio"})
     work = {**plan, "settings": settings, "stamp": collected.stamp, "target": vars(target)}
     chunks = Chunks(out / WORK, work, items, target)
@@ -70,19 +70,9 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
     if not places.can_go_on(out):
         shutil.rmtree(out / WORK)  # images that an interrupted call had begun to move, for other splits
         return make_images(out, collected, plan, config)
-    document = _save(out, layout, places, dropped, chunks.images, config)
-    if masks is not None:
-        document["profile"]["classes"] = masks.write(out, layout, shape[:2], config)
+    document = _save(out, layout, places, dropped, chunks.images, masks, config)
     sizes = _sizes(decoded.looks)
     return {**document, "plan": plan, "notes": [*collected.notes, *_notes(target, sizes)], "sizes": sizes}
-
-
-def _check_shards(found: Labelled, config: PrepareConfig) -> None:
-    if config.shard_mb and found.target != "class":
-        raise UsageError(
-            f"data.prepare.shard_mb: got {config.shard_mb}, and what is to be learned is {found.target}; shards hold "
-            "images with their classes; allowed: 0"
-        )
 
 
 def _with_masks(found: Labelled, decoded: Decoded, config: PrepareConfig) -> tuple[Masks, Labelled, Decoded]:
@@ -158,25 +148,35 @@ def _save(
     places: Places,
     dropped: Sequence[Dropped],
     images: ImageFile,
+    masks: Masks | None,
     config: PrepareConfig,
 ) -> dict[str, Any]:
     gather = places.write(out, images)
     write_layout(out, layout, dropped, places.in_arrays)
+    document = {"modality": "image", "in_shape": [places.shape[2], *places.shape[:2]], **described(layout)}
+    shaped = None if masks is None else ShapedMasks(masks, layout, places.shape[:2], config)
+    if shaped is not None:
+        for split in places.in_arrays:
+            shaped.write(out, split)
+
+    def parts(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        members = layout.members("train")[rows]
+        return {"images": gather(rows), "labels": shaped.rows("train", members) if shaped else layout.labels[members]}
+
     shards = {}
     if places.in_shards:
-        labels, ids = layout.labels[layout.members("train")], layout.ids("train")
-        shards["shards"] = write_shards(out, gather, ids, labels, places.shape, config.shard_mb, config.seed)
+        ids, form = layout.ids("train"), Form.of(document)
+        shards["shards"] = write_shards(out, parts, ids, form, config.shard_mb, config.seed)
     counted = histogram(layout.rows["train"], gather)
     mean, std = _statistics(counted)
+    classes = shaped.counts if shaped else class_counts(layout)
     return {
         **shards,
-        "modality": "image",
-        "in_shape": [places.shape[2], *places.shape[:2]],
-        **described(layout),
+        **document,
         "mean": mean,
         "std": std,
         "rows": layout.rows,
-        "profile": {"classes": class_counts(layout), "histogram": counted.T.tolist()},
+        "profile": {"classes": classes, "histogram": counted.T.tolist()},
         "dropped": dropped_counts(dropped),
     }
 

@@ -70,9 +70,14 @@ def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn) -> Lay
     return Layout(items, target, names, labels, splits, order)
 
 
-def write_layout(out: Path, layout: Layout, dropped: Sequence[Dropped], arrays_of: Sequence[str] = SPLITS) -> None:
+def arrays_of(layout: Layout, config: PrepareConfig) -> list[str]:
+    """Splits that become arrays: all, or, where the training split becomes shards, the others."""
+    return [split for split in SPLITS if not (config.shard_mb and split == "train" and layout.rows["train"])]
+
+
+def write_layout(out: Path, layout: Layout, dropped: Sequence[Dropped], in_arrays: Sequence[str]) -> None:
     """Targets and ids of some splits, and lists of all. Masks are written by who has them."""
-    for split in arrays_of:
+    for split in in_arrays:
         if layout.target != "mask":
             write_array(out, split, "labels", layout.labels[layout.members(split)])
         write_array(out, split, "ids", layout.ids(split))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,23 +38,39 @@ class Masks:
     names: tuple[str, ...]
     codes: NDArray[np.uint8]
 
-    def write(self, out: Path, layout: Layout, size: tuple[int, int], config: PrepareConfig) -> dict[str, list[int]]:
-        """The masks of all splits, int16 [N, H, W], IGNORED where there is none; returns counts of pixels by split."""
-        counts: dict[str, list[int]] = {}
-        for split in SPLITS:
-            items = [layout.items[number] for number in layout.members(split).tolist()]
-            with atomic_file(out / array_name(split, "labels"), "data set") as temporary, temporary.open("wb") as file:
-                write_npy_header(file, np.dtype(np.int16), (len(items), *size))
-                counts[split] = self._write(file, items, size, config)
-        return counts
 
-    def _write(self, file: IO[bytes], items: Sequence[Item], size: tuple[int, int], config: PrepareConfig) -> list[int]:
-        counts = np.zeros(VOID + 1, np.int64)
-        for shaped in _mapped(items, lambda item: _shaped(self.codes[_values(item.label, config)], size, config.fit)):
-            counts += np.bincount(shaped.ravel(), minlength=VOID + 1)
-            file.write(np.where(shaped == VOID, np.int16(IGNORED), shaped.astype(np.int16)).data)
-        found: list[int] = counts[: len(self.names)].tolist()
-        return found
+class ShapedMasks:
+    """Masks as large as the images became: int16 [N, H, W], IGNORED where there is no class.
+
+    Attributes:
+        counts: of each split how many pixels each class has, in what has been made of it so far.
+    """
+
+    def __init__(self, masks: Masks, layout: Layout, size: tuple[int, int], config: PrepareConfig) -> None:
+        self._masks, self._layout, self._size, self._config = masks, layout, size, config
+        self.counts: dict[str, list[int]] = {split: [0] * len(masks.names) for split in SPLITS}
+
+    def write(self, out: Path, split: str) -> None:
+        members = self._layout.members(split)
+        with atomic_file(out / array_name(split, "labels"), "data set") as temporary, temporary.open("wb") as file:
+            write_npy_header(file, np.dtype(np.int16), (len(members), *self._size))
+            for mask in self._made(split, members):
+                file.write(mask.data)
+
+    def rows(self, split: str, members: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Of some of a split's items, their numbers in the layout."""
+        return np.stack(list(self._made(split, members)))
+
+    def _made(self, split: str, members: NDArray[np.int64]) -> Iterator[NDArray[np.int16]]:
+        items = [self._layout.items[number] for number in members.tolist()]
+        found = np.zeros(VOID + 1, np.int64)
+        for shaped in _mapped(items, self._shaped):
+            found += np.bincount(shaped.ravel(), minlength=VOID + 1)
+            yield np.where(shaped == VOID, np.int16(IGNORED), shaped.astype(np.int16))
+        self.counts[split] = [before + int(more) for before, more in zip(self.counts[split], found, strict=False)]
+
+    def _shaped(self, item: Item) -> NDArray[np.uint8]:
+        return _shaped(self._masks.codes[_values(item.label, self._config)], self._size, self._config.fit)
 
 
 def read_masks(

@@ -19,6 +19,7 @@ from scaledl.data.prepare.contents import SeriesContent, TableContent, TextConte
 from scaledl.data.prepare.items import Collected, Dropped, Item
 from scaledl.data.prepare.layout import (
     Layout,
+    arrays_of,
     check_dropped,
     class_counts,
     described,
@@ -26,9 +27,11 @@ from scaledl.data.prepare.layout import (
     lay_out,
     write_layout,
 )
+from scaledl.data.prepare.shards import write_shards
 from scaledl.data.prepare.split import split_rows
 from scaledl.data.prepare.store import clear
 from scaledl.data.prepare.targets import Labelled, labelled
+from scaledl.data.stored import Form
 
 
 class Content(Protocol):
@@ -58,7 +61,15 @@ class Content(Protocol):
         """What the document says of the layout's items; `numbers`: theirs among all. Nothing is written yet."""
         ...
 
-    def write(self, out: Path, layout: Layout) -> None: ...
+    def parts(self, layout: Layout, members: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Arrays of some of the layout's items, but labels and ids."""
+        ...
+
+    def sizes(self, layout: Layout, members: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Bytes of each one's text, where there are texts."""
+        ...
+
+    def write(self, out: Path, split: str, layout: Layout) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +98,31 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     layout = _laid_out(found, [chosen[number] for number in numbers.tolist()], groups, config)
     measured = content.measure(layout, numbers)
     clear(out)
-    content.write(out, layout)
-    write_layout(out, layout, dropped)
+    in_arrays = arrays_of(layout, config)
+    for split in in_arrays:
+        content.write(out, split, layout)
+    write_layout(out, layout, dropped, in_arrays)
+    document = {"modality": collected.modality, **described(layout), **measured}
+    if "train" not in in_arrays:
+        document["shards"] = _shards(out, content, layout, Form.of(document), config)
     return {
-        "modality": collected.modality,
-        **described(layout),
-        **measured,
+        **document,
         "rows": layout.rows,
         "profile": {"classes": class_counts(layout)},
         "dropped": dropped_counts(dropped),
         "plan": plan,
         "notes": [*collected.notes, *content.notes],
     }
+
+
+def _shards(out: Path, content: Content, layout: Layout, form: Form, config: PrepareConfig) -> list[dict[str, Any]]:
+    members = layout.members("train")
+
+    def parts(rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return {**content.parts(layout, members[rows]), "labels": layout.labels[members[rows]]}
+
+    sizes = content.sizes(layout, members)
+    return write_shards(out, parts, layout.ids("train"), form, config.shard_mb, config.seed, sizes)
 
 
 def _laid_out(found: Labelled, items: Sequence[Item], groups: NDArray[np.int64], config: PrepareConfig) -> Layout:

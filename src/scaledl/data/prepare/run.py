@@ -127,15 +127,17 @@ def _plan(source: Path, collected: Collected, config: PrepareConfig) -> dict[str
     return {
         "source": str(source) if is_function(source) else source.resolve().name,
         "kind": collected.kind,
-        "settings": config.model_dump(mode="json", exclude=unused_keys(collected) | _not_said(config)),
+        "settings": config.model_dump(mode="json", exclude=unused_keys(collected) | _not_said(collected, config)),
         "versions": versions,
     }
 
 
-def _not_said(config: PrepareConfig) -> set[str]:
+def _not_said(collected: Collected, config: PrepareConfig) -> set[str]:
     """Keys that a set made before there were such does not have: without a value they say nothing."""
-    default = PrepareConfig()
-    return {key for key in ("target", "targets", "labels_separator") if getattr(config, key) == getattr(default, key)}
+    default, keys = PrepareConfig(), ["target", "targets", "labels_separator"]
+    if collected.modality != "image":
+        keys.append("shard_mb")
+    return {key for key in keys if getattr(config, key) == getattr(default, key)}
 
 
 def _is_done(out: Path, plan: dict[str, Any], stamp: str, *, force: bool) -> bool:

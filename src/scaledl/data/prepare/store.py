@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scaledl.data.prepare.document import broken_fields
 from scaledl.data.prepare.images import Pixels
 from scaledl.data.prepare.items import SPLITS, Dropped, Item, listed_label
+from scaledl.data.stored import PARTS
 from scaledl.errors import UsageError
 from scaledl.run.files import atomic_file, atomic_json, atomic_write, sha256_file
 
@@ -25,12 +26,6 @@ DOCUMENT, DROPPED, ITEMS = "dataset.json", "dropped.jsonl", "items.jsonl"
 WORK, STAMP = ".work", ".source"
 MOVING = "moving"  # in the work folder: images are being moved, for the places of which this is the hash
 SHARDS = "train-*.safetensors"
-PARTS: dict[str, tuple[str, ...]] = {
-    "image": ("images", "labels", "ids"),
-    "table": ("features", "labels", "ids"),
-    "text": ("bytes", "offsets", "labels", "ids"),
-    "series": ("series", "lengths", "labels", "ids"),
-}
 
 
 _MOST_COUNTED = 4096
@@ -78,12 +73,12 @@ def write_array(folder: Path, split: str, part: str, values: NDArray[Any]) -> No
         write_npy(file, values)
 
 
-def write_padded(folder: Path, split: str, series: Sequence[NDArray[Any]], shape: tuple[int, int]) -> None:
+def write_padded(folder: Path, split: str, series: Iterable[NDArray[Any]], shape: tuple[int, int, int]) -> None:
     """float32 [N, C, T] from [C, T_i] each: zeros behind a shorter one. Memory does not grow with N."""
     with atomic_file(folder / array_name(split, "series"), "data set") as temporary, temporary.open("wb") as file:
-        write_npy_header(file, np.dtype(np.float32), (len(series), *shape))
+        write_npy_header(file, np.dtype(np.float32), shape)
         for values in series:  # written, not mapped: a full disk is an error then, and no SIGBUS
-            row = np.zeros(shape, np.float32)
+            row = np.zeros(shape[1:], np.float32)
             row[:, : values.shape[1]] = values
             file.write(row.data)
 

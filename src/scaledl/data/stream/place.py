@@ -9,7 +9,9 @@ from typing import IO, Any, Protocol
 from scaledl.config.schema import DataConfig
 from scaledl.data.prepare.shards import shard_files
 from scaledl.data.prepare.store import DOCUMENT, parse_document, read_document
+from scaledl.data.stored import BYTES, INPUTS, Form
 from scaledl.data.stream.remote import DOCUMENT_BYTES, RemoteFolder, is_url
+from scaledl.data.stream.samples import Samples
 from scaledl.data.stream.shard import ShardFile, check_size
 from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
@@ -39,20 +41,17 @@ def open_place(config: DataConfig) -> Place:
 
 
 def build_stream(place: Place, document: dict[str, Any], config: DataConfig, arrays: int) -> Stream:
-    """The training split of a set in shards. `arrays`: bytes of the files that are open beside them.
+    """The training split of a set in shards, whose samples are what is stored. `arrays`: bytes of the files that are
+    open beside them.
 
     Raises UsageError where shards are missing or cut short, or where the cache is too small.
     """
-    channels, height, width = document["in_shape"]
-    shape = (height, width, channels)
-    files = shard_files(document["splits"]["train"]["shards"], shape)
-    stream = config.stream
+    files, form, stream = shard_files(document), Form.of(document), config.stream
     place.check(files, open_at_a_time([file.rows for file in files], config), arrays)
-    counts = len(document["labels"])
     return Stream(
         files,
-        shape,
-        counts,
+        form,
+        Samples(form.field(INPUTS.get(document["modality"], BYTES)), form.field("labels")),
         lambda file: place.find(file.name, file.bytes, file.sha256),
         stream.window_shards,
         stream.prefetch_shards,

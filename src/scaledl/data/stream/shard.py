@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import math
 import mmap
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +17,10 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from scaledl.data.arrays import IGNORED
+from scaledl.data.stored import BYTES, OFFSETS, Field, Form
 from scaledl.errors import UsageError
 
 POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14: maps all pages; what cannot be read is an error, not a SIGBUS
@@ -22,88 +28,142 @@ _HWPOISON = 133
 AGAIN = "fix: copy it again from where it was made, or prepare the data again with --force"
 
 
+_NAMES = {"int64": "I64", "float32": "F32", "int16": "I16", "uint8": "U8"}  # as the format calls them
+
+
 @dataclass(frozen=True)
 class ShardFile:
-    """What a shard has to be: its name, rows, bytes, and their SHA-256."""
+    """What a shard has to be: its name, rows, bytes, their SHA-256; and how many of the bytes are those of texts."""
 
     name: str
     rows: int
     bytes: int
     sha256: str
+    content: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {key: value for key, value in vars(self).items() if key != "content" or value}
 
 
-def header(rows: int, shape: tuple[int, ...]) -> bytes:
-    """What a shard of so many images uint8 [H, W, C] begins with: ids, labels, images, in this order."""
+def header(form: Form, rows: int, content: int = 0) -> bytes:
+    """What a shard of so many samples, with so many bytes of texts, begins with."""
     tensors, begin = {}, 0
-    for name, dtype, sizes in (("ids", "I64", [rows]), ("labels", "I64", [rows]), ("images", "U8", [rows, *shape])):
-        end = begin + int(np.prod(sizes)) * (8 if dtype == "I64" else 1)
-        tensors[name] = {"dtype": dtype, "shape": sizes, "data_offsets": [begin, end]}
+    for field in form.fields:
+        shape = form.shape(field, rows, content)
+        end = begin + field.dtype.itemsize * math.prod(shape)
+        tensors[field.name] = {"dtype": _NAMES[field.dtype.name], "shape": shape, "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(tensors, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def write_shard(file: IO[bytes], ids: NDArray[np.int64], labels: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
-    """ids, labels: [N]; images: [N, H, W, C]."""
-    file.write(header(len(ids), images.shape[1:]))
-    for values in (ids, labels, images):
-        file.write(np.ascontiguousarray(values).data)
+def shard_bytes(form: Form, rows: int, content: int = 0) -> int:
+    """Of the whole file."""
+    values = sum(field.dtype.itemsize * math.prod(form.shape(field, rows, content)) for field in form.fields)
+    return len(header(form, rows, content)) + values
+
+
+def write_shard(file: IO[bytes], form: Form, values: Mapping[str, NDArray[Any]]) -> None:
+    """`values`: of each field, [N, ...]."""
+    rows, content = len(values["ids"]), len(values.get(BYTES, ()))
+    file.write(header(form, rows, content))
+    for field in form.fields:
+        array = np.ascontiguousarray(values[field.name])
+        expected = form.shape(field, rows, content)
+        assert (array.dtype, array.shape) == (field.dtype, expected), f"{field} {array.dtype} {array.shape}"
+        file.write(array.data)
 
 
 class Shard:
     """Mapped into memory: pages are those of the file, shared by all processes that read it.
 
     Attributes:
-        images: uint8 [N, H, W, C].
-        labels, ids: int64 [N].
+        parts: of each field its values, [N, ...].
     """
 
-    def __init__(
-        self, path: Path, expected: ShardFile, shape: tuple[int, ...], num_classes: int, held: IO[bytes] | None = None
-    ) -> None:
-        """Raises UsageError for a file that is missing, cut short, or not what it has to be. `held` is kept open."""
-        self._map, self._held = _mapped(path, expected), held
-        begin, rows = header(expected.rows, shape), expected.rows
+    def __init__(self, path: Path, expected: ShardFile, form: Form, held: IO[bytes] | None = None) -> None:
+        """`held`: the file, open, and what keeps it there; it is closed, and the map holds on to both.
+
+        Raises UsageError for a file that is missing, cut short, or not what it has to be.
+        """
+        self._path, self._map = path, _mapped(path, expected, held)
+        begin, rows = header(form, expected.rows, expected.content), expected.rows
         if self._map[: len(begin)] != begin:
-            raise UsageError(f"{path}: its header is not that of {rows} images of {'x'.join(map(str, shape))}; {AGAIN}")
-        view, start = memoryview(self._map), len(begin)
-        self.ids = torch.frombuffer(view, dtype=torch.int64, count=rows, offset=start)
-        self.labels = torch.frombuffer(view, dtype=torch.int64, count=rows, offset=start + 8 * rows)
-        pixels = torch.frombuffer(view, dtype=torch.uint8, offset=start + 16 * rows)
-        self.images = pixels.view(rows, *shape)
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= num_classes:
-            raise UsageError(f"{path}: holds labels outside 0..{num_classes - 1}; {AGAIN}")
+            what = " and ".join(_shown(field) for field in form.fields if field.name not in ("ids", "labels"))
+            raise UsageError(f"{path}: its header is not that of {rows} samples with {what}; {AGAIN}")
+        view, place = memoryview(self._map), len(begin)
+        self.parts: dict[str, Tensor] = {}
+        for field in form.fields:
+            shape = form.shape(field, rows, expected.content)
+            values = np.frombuffer(view, field.dtype, math.prod(shape), place).reshape(shape)
+            self.parts[field.name] = torch.from_numpy(values)
+            place += values.nbytes
+        self._check_labels(form)
+        if form.has_texts:
+            self._check_offsets(expected.content)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.parts["ids"])
+
+    def texts(self, rows: Tensor) -> list[str]:
+        """Of rows int64 [K]. Raises UsageError where one is damaged."""
+        content, offsets = self.parts[BYTES].numpy(), self.parts[OFFSETS]
+        places = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
+        try:
+            return [content[begin:end].tobytes().decode() for begin, end in places]
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self._path}: holds a text that is no UTF-8; {AGAIN}") from error
+
+    def _check_labels(self, form: Form) -> None:
+        labels = self.parts["labels"]
+        if labels.is_floating_point() or form.target == "none" or not labels.numel():
+            return
+        least, most = (int(value) for value in labels.aminmax())
+        if most >= form.num_classes or least < (0 if form.target == "class" else IGNORED):
+            raise UsageError(f"{self._path}: holds labels outside 0..{form.num_classes - 1}; {AGAIN}")
+
+    def _check_offsets(self, content: int) -> None:
+        offsets = self.parts[OFFSETS]
+        if int(offsets[0]) != 0 or int(offsets[-1]) != content or bool((offsets.diff() < 0).any()):
+            raise UsageError(f"{self._path}: its texts do not lie where it says; {AGAIN}")
+
+
+def _shown(field: Field) -> str:
+    return f"{field.name} of {'x'.join(map(str, field.shape))}" if field.shape else field.name
 
 
 def check_size(path: Path, expected: ShardFile) -> None:
     """Raises UsageError for a shard that is missing, or not as long as it was made."""
     try:
-        size = path.stat().st_size
+        _check(path, path.stat().st_size, expected)
     except OSError as error:
-        why = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise UsageError(f"{path}: {why}; {AGAIN}") from error
+        raise UsageError(_unreadable(path, error)) from error
+
+
+def _check(path: Path, size: int, expected: ShardFile) -> None:
     if size != expected.bytes:
         what = "cut short" if size < expected.bytes else "too long"
         raise UsageError(f"{path}: {what}, {size} of {expected.bytes} bytes; {AGAIN}")
 
 
-def _mapped(path: Path, expected: ShardFile) -> mmap.mmap:
-    check_size(path, expected)
+def _mapped(path: Path, expected: ShardFile, held: IO[bytes] | None) -> mmap.mmap:
+    """By one descriptor: that of the map is a copy of `held`'s, and a lock goes when the last copy does."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with held or path.open("rb", buffering=0) as file:
+            _check(path, os.fstat(file.fileno()).st_size, expected)
             # Copy on write: torch knows no read-only tensors, and pages that are only read stay those of the file.
             found = mmap.mmap(file.fileno(), expected.bytes, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {AGAIN}") from error
+        raise UsageError(_unreadable(path, error)) from error
     _read_ahead(path, found)
     return found
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: missing; {AGAIN}"
+    return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {AGAIN}"
 
 
 def _read_ahead(path: Path, pages: mmap.mmap) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,26 +11,29 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from scaledl.data.stored import Form
 from scaledl.data.stream.order import Order
 from scaledl.data.stream.reader import Reader
+from scaledl.data.stream.samples import Samples
 from scaledl.data.stream.shard import Shard, ShardFile
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Images in shards, of which few are in memory at a time.
+    """Samples in shards, of which few are in memory at a time.
 
     Attributes:
         files: the shards, as they were made.
-        shape: (H, W, C) of an image.
+        form: what they hold of a sample.
+        samples: what that becomes.
         find_fn: a shard's file -> its path on this machine, fetched if need be, and what keeps it there while open.
         spread: shards that are shuffled among each other at a time.
         ahead: shards that are opened before their turn.
     """
 
     files: Sequence[ShardFile]
-    shape: tuple[int, ...]
-    num_classes: int
+    form: Form
+    samples: Samples
     find_fn: Callable[[ShardFile], tuple[Path, IO[bytes] | None]]
     spread: int
     ahead: int
@@ -40,25 +43,34 @@ class Stream:
 
     @cached_property
     def _size(self) -> int:
-        return sum(file.rows for file in self.files)
+        return sum(self.counts)
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Samples of each shard."""
+        return [file.rows for file in self.files]
 
     def open(self, number: int) -> Shard:
         """Raises UsageError for a shard that is missing, damaged, or cannot be fetched."""
         file = self.files[number]
         path, held = self.find_fn(file)
-        return Shard(path, file, self.shape, self.num_classes, held)
+        return Shard(path, file, self.form, held)
 
     def reader(self, seed: int, epoch: int, *, shuffle: bool = True) -> Reader:
         """Close it after use."""
-        order = Order([file.rows for file in self.files], self.spread if shuffle else 0, seed, epoch)
-        return Reader(self.open, order, self.ahead)
+        order = Order(self.counts, self.spread if shuffle else 0, seed, epoch)
+        return Reader(self.open, self.samples, order, self.ahead)
+
+    def shards(self) -> Iterator[Shard]:
+        """One after the other, as they lie."""
+        return (self.open(number) for number in range(len(self.files)))
 
     @cached_property
     def labels(self) -> Tensor:
-        """int64 [N], in the order of the shards; reads all of them."""
-        return torch.cat([self.open(number).labels.clone() for number in range(len(self.files))])
+        """[N, ...], in the order of the shards; reads all of them."""
+        return torch.cat([self.samples.labels_of(shard) for shard in self.shards()])
 
     @cached_property
     def ids(self) -> Tensor:
-        """As `labels`."""
-        return torch.cat([self.open(number).ids.clone() for number in range(len(self.files))])
+        """int64 [N], as `labels`."""
+        return torch.cat([shard.parts["ids"].clone() for shard in self.shards()])

@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_the_samples_are_those_of_arrays(both: tuple[Path, Path]) -> None:
     shards, arrays = (build_data(config_of(folder), seed=0) for folder in both)
     order = shards.train.ids.argsort()
-    whole = np.concatenate([shards.train.open(number).images.numpy() for number in range(2)])
+    whole = np.concatenate([shards.train.open(number).parts["images"].numpy() for number in range(2)])
     assert (whole[order] == arrays.train.inputs.numpy()).all()
     assert shards.train.ids[order].tolist() == arrays.train.ids.tolist()
     assert shards.train.labels[order].tolist() == arrays.train.labels.tolist()
@@ -49,8 +49,8 @@ def test_the_samples_are_those_of_arrays(both: tuple[Path, Path]) -> None:
 def test_a_shard_is_a_fair_sample(both: tuple[Path, Path]) -> None:
     train = build_data(config_of(both[0]), seed=0).train
     first = train.open(0)
-    assert first.labels.bincount(minlength=4).min() > len(first) / 8
-    assert abs(first.ids.double().mean() - train.ids.double().mean()) < 25
+    assert first.parts["labels"].bincount(minlength=4).min() > len(first) / 8
+    assert abs(first.parts["ids"].double().mean() - train.ids.double().mean()) < 25
 
 
 def test_shards_are_about_as_large_as_asked(both: tuple[Path, Path]) -> None:
@@ -90,7 +90,7 @@ def test_grey_images_and_small_sets(tmp_path: Path) -> None:
     source = image_folder(tmp_path / "animals", each=20)
     document = prepare(source, tmp_path / "set", PrepareConfig(channels=1, shard_mb=64, max_dropped=1.0))
     assert len(document["splits"]["train"]["shards"]) == 1
-    assert build_data(config_of(tmp_path / "set"), seed=0).train.open(0).images.shape[3] == 1
+    assert build_data(config_of(tmp_path / "set"), seed=0).train.open(0).parts["images"].shape[3] == 1
 
 
 def test_changed_bytes_are_found_and_force_leaves_no_old_shards(both: tuple[Path, Path], tmp_path: Path) -> None:

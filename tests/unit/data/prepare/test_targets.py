@@ -302,8 +302,6 @@ def test_images_without_a_mask_that_fits_are_left_out(tmp_path: Path) -> None:
     }
     with pytest.raises(UsageError, match=r"data\.prepare\.target: got class, and the source has masks"):
         prepare(root, tmp_path / "other", PrepareConfig(target="class"))
-    with pytest.raises(UsageError, match=r"data\.prepare\.shard_mb: got 1, and what is to be learned is mask"):
-        prepare(root, tmp_path / "other", PrepareConfig(shard_mb=1))
 
 
 def test_nothing_to_learn_needs_no_label(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

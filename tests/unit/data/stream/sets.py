@@ -12,11 +12,15 @@ import numpy as np
 from scaledl.config.schema import DataConfig, PrepareConfig, StreamConfig
 from scaledl.data import DataSpec
 from scaledl.data.prepare.run import prepare
+from scaledl.data.stored import Form
+from scaledl.data.stream.samples import Samples
 from scaledl.data.stream.shard import ShardFile, write_shard
 from scaledl.data.stream.split import Stream
 
 SHAPE = (4, 5, 3)
-SPEC = DataSpec("test", (3, 4, 5), ("a", "b", "c"), (0.4,) * 3, (0.3,) * 3, "")
+LABELS = ("a", "b", "c")
+SPEC = DataSpec("test", (3, 4, 5), LABELS, (0.4,) * 3, (0.3,) * 3, "")
+FORM = Form.of({"modality": "image", "in_shape": [3, 4, 5], "labels": LABELS})
 
 
 def write_stream(folder: Path, counts: Sequence[int], spread: int = 3, ahead: int = 2) -> Stream:
@@ -28,10 +32,11 @@ def write_stream(folder: Path, counts: Sequence[int], spread: int = 3, ahead: in
         rows = np.arange(first, first + count)
         images = np.stack([np.random.default_rng(row).integers(0, 256, SHAPE, dtype=np.uint8) for row in rows])
         with path.open("wb") as file:
-            write_shard(file, rows * 7 + 100, rows % 3, images)
+            write_shard(file, FORM, {"ids": rows * 7 + 100, "labels": rows % 3, "images": images})
         files.append(ShardFile(path.name, count, path.stat().st_size, ""))
         first += count
-    return Stream(files, SHAPE, 3, lambda file: (folder / file.name, None), spread, ahead)
+    samples = Samples(FORM.field("images"), FORM.field("labels"))
+    return Stream(files, FORM, samples, lambda file: (folder / file.name, None), spread, ahead)
 
 
 def prepare_set(folder: Path, count: int = 400, side: int = 48, **settings: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tests.unit.data.stream.sets import SPEC, write_stream
 
 from scaledl.config.schema import AugmentConfig
 from scaledl.data import Arrays, Batch, BatchLoader
+from scaledl.data.stream import loader as loader_module
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.shard import Shard
 from scaledl.data.stream.split import Stream
@@ -59,7 +60,7 @@ def test_an_epoch_holds_every_sample_once_in_a_new_order(stream: Stream) -> None
 @pytest.mark.parametrize("augment", [AUGMENT, AugmentConfig()])
 def test_pixels_and_labels_are_those_that_arrays_give(stream: Stream, augment: AugmentConfig) -> None:
     shards = [stream.open(number) for number in range(len(COUNTS))]
-    whole = Arrays(*(torch.cat([getattr(shard, part) for shard in shards]) for part in ("images", "labels", "ids")))
+    whole = Arrays(*(torch.cat([shard.parts[part] for shard in shards]) for part in ("images", "labels", "ids")))
     expected = samples(list(BatchLoader(whole, SPEC, 10, shuffle=True, augment=augment, seed=3)))
     got = samples(list(loader(stream, augment=augment)))
     assert expected.keys() == got.keys()
@@ -149,7 +150,100 @@ def test_an_abandoned_iteration_leaves_nothing(stream: Stream) -> None:
     del batches  # the fixtures see that its thread ends
 
 
+MIXES = {
+    "mixup": {"mixup": 0.4},
+    "cutmix": {"cutmix": 1.0},
+    "both, of changed images": {"mixup": 0.4, "cutmix": 1.0, "crop": 1, "flip": True, "contrast": 0.2},
+}
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Stream:
+    return write_stream(tmp_path_factory.mktemp("larger"), (13, 9, 14, 12, 11, 8))
+
+
+@pytest.mark.parametrize("kind", MIXES)
+def test_of_one_shard_the_mixtures_are_those_of_arrays(tmp_path: Path, kind: str) -> None:
+    stream, augment = write_stream(tmp_path, [40]), AugmentConfig.model_validate(MIXES[kind])
+    whole = Arrays(*(stream.open(0).parts[part] for part in ("images", "labels", "ids")))
+    theirs = BatchLoader(whole, SPEC, 7, shuffle=True, augment=augment, seed=3)
+    for batch in loader(stream, augment=augment):
+        expected = theirs.batch((batch.ids - 100) // 7, 0)
+        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", MIXES)
+def test_mixtures_do_not_depend_on_batches_ranks_workers_or_the_window(
+    larger: Stream, tmp_path: Path, kind: str
+) -> None:
+    def mixed(*loaders: StreamLoader) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        batches = [batch for one in loaders for batch in one]
+        return {int(i): (x, y) for batch in batches for i, x, y in zip(batch.ids, batch.x, batch.y, strict=False)}
+
+    augment = AugmentConfig.model_validate(MIXES[kind])
+    expected = mixed(loader(larger, augment=augment))
+    assert expected[100][1].shape == (3,)
+    resumed = loader(larger, augment=augment)
+    begun = some(resumed, 4)
+    later = [loader(larger, 5, augment=augment, rank=rank, world_size=3) for rank in range(3)]
+    for one in later:
+        one.load_state_dict(resumed.state_dict())
+    rest = mixed(*later)
+    assert len(rest) == len(larger) - len(ids_of(begun))
+    others = [
+        rest,
+        {int(i): (x, y) for batch in begun for i, x, y in zip(batch.ids, batch.x, batch.y, strict=True)},
+        mixed(loader(larger, 20, augment=augment)),
+        mixed(*(loader(larger, augment=augment, rank=rank, world_size=2) for rank in range(2))),
+        mixed(loader(larger, augment=augment, num_workers=2)),
+        mixed(loader(write_stream(tmp_path, (13, 9, 14, 12, 11, 8), spread=1, ahead=0), augment=augment)),
+    ]
+    for other in others:
+        assert all(torch.equal(a, b) for i in other for a, b in zip(expected[i], other[i], strict=True))
+
+
+def test_a_partner_comes_from_the_same_shard_and_another_one_each_epoch(tmp_path: Path) -> None:
+    """Images of a shard have one value, so a mixture of them has it, too."""
+    stream = write_stream(tmp_path, [10, 10, 10])
+    for number in range(3):
+        path = tmp_path / f"train-0000{number}.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-10 * 60 :] = bytes([100 * number]) * 600
+        path.write_bytes(data)
+    train = loader(stream, augment=AugmentConfig(mixup=1.0))
+    labels = []
+    for _ in range(2):
+        batches = list(train)
+        for batch in batches:
+            pixels = (batch.x * 0.3 + 0.4) * 255
+            shards = (batch.ids - 100) // 70
+            assert torch.allclose(pixels, 100.0 * shards.view(-1, 1, 1, 1), atol=1e-2)
+        labels.append({int(i): y for batch in batches for i, y in zip(batch.ids, batch.y, strict=True)})
+    assert any(not torch.equal(labels[0][i], labels[1][i]) for i in labels[0])
+
+
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_partners_from_the_whole_split_are_refused(stream: Stream, kind: str) -> None:
-    with pytest.raises(UsageError, match=rf"data\.augment\.{kind}: got 0\.4 .*shard_mb=0"):
-        loader(stream, augment=AugmentConfig(**{kind: 0.4}))
+def test_shards_with_too_few_partners_are_refused(stream: Stream, kind: str) -> None:
+    with pytest.raises(UsageError, match=rf"data\.augment\.{kind}: got 0\.4 .*smallest has 2; allowed: .*shard_mb"):
+        loader(stream, augment=AugmentConfig.model_validate({kind: 0.4}))
+
+
+def test_augmentation_is_built_once(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[object] = []
+    real = loader_module.build_samples_fn
+    monkeypatch.setattr(loader_module, "build_samples_fn", lambda *a, **k: built.append(a) or real(*a, **k))
+    train = loader(stream)
+    for _ in range(2):
+        list(train)
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("augment", [AUGMENT, AugmentConfig()])
+def test_batches_that_are_kept_stay_as_they_are(stream: Stream, augment: AugmentConfig) -> None:
+    kept, copies = [], []
+    for batch in loader(stream, augment=augment):
+        kept.append(batch)
+        copies.append([part.clone() for part in batch])
+    assert all(
+        torch.equal(a, b) for one, other in zip(kept, copies, strict=True) for a, b in zip(one, other, strict=True)
+    )

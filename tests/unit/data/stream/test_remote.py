@@ -21,6 +21,7 @@ from scaledl.config.schema import AugmentConfig
 from scaledl.data import DataModule, build_data
 from scaledl.data.stream import remote
 from scaledl.data.stream.place import open_at_a_time
+from scaledl.data.stream.split import Stream
 from scaledl.errors import ScaledlError, UsageError
 
 pytestmark = pytest.mark.unit
@@ -221,9 +222,9 @@ def test_no_more_shards_are_open_than_the_cache_is_asked_for(
     bound = open_at_a_time(counts, config.model_copy(update={"batch_size": rows, "num_workers": num_workers}))
     assert bound <= len(counts)
     readers = [stream.reader(0, 0) for _ in range(max(1, num_workers))]
-    most = 0
+    most, room = 0, stream.samples.room(rows)
     for turn, start in enumerate(range(0, len(stream), rows)):
-        readers[turn % len(readers)].read(start, min(start + rows, len(stream)), 0, 1)
+        readers[turn % len(readers)].read(start, min(start + rows, len(stream)), 0, 1, room)
         most = max(most, len({number for reader in readers for number in reader._open}))
     assert most <= bound
     for reader in readers:
@@ -252,3 +253,22 @@ def test_a_folder_with_a_shard_missing_or_cut_short_is_known_at_the_start(
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match=rf"train-00001\.safetensors: {what}.*fix:"):
         build_data(config_of(tmp_path / "set"), seed=0)
+
+
+def test_a_cached_shard_takes_one_descriptor_and_stays_while_it_is_mapped(
+    url: str, prepared: Path, tmp_path: Path
+) -> None:
+    data = build_data(config_of(url, cache=str(tmp_path), **STREAM), seed=0)
+    assert isinstance(data.train, Stream)
+    path = tmp_path / document_of(prepared)["splits"]["train"]["shards"][0]["sha256"]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    shard = data.train.open(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    assert is_in_use(path)
+    labels = shard.parts["labels"]
+    del shard
+    gc.collect()
+    assert is_in_use(path), "its values are still there"
+    del labels
+    gc.collect()
+    assert not is_in_use(path)

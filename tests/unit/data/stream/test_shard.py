@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.unit.data.stream.sets import SHAPE, SPEC, write_stream
+from tests.unit.data.stream.sets import FORM, SHAPE, SPEC, write_stream
 
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.shard import Shard, ShardFile
@@ -33,7 +33,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut short": lambda path: os.truncate(path, path.stat().st_size - 1),
     "0 of": lambda path: os.truncate(path, 0),
     "too long": lambda path: path.write_bytes(path.read_bytes() + b"x"),
-    "its header is not that of 5 images": lambda path: path.write_bytes(b"x" * path.stat().st_size),
+    "its header is not that of 5 samples with images of 4x5x3": lambda path: path.write_bytes(
+        b"x" * path.stat().st_size
+    ),
     "labels outside 0..2": relabel,
 }
 
@@ -54,10 +56,10 @@ def test_any_reader_of_safetensors_reads_a_shard(tmp_path: Path) -> None:
         **{"ids": (3,), "labels": (3,)},
         "images": (3, *SHAPE),
     }
-    assert all(torch.equal(getattr(shard, name), values) for name, values in found.items())
+    assert all(torch.equal(shard.parts[name], values) for name, values in found.items())
 
 
 def test_a_folder_in_place_of_a_shard(tmp_path: Path) -> None:
     size = tmp_path.stat().st_size
     with pytest.raises(UsageError, match="cannot be read"):
-        Shard(tmp_path, ShardFile("a", 1, size, ""), SHAPE, 3)
+        Shard(tmp_path, ShardFile("a", 1, size, ""), FORM)
