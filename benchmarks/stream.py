@@ -116,9 +116,12 @@ def stream_of(folder: Path, side: int) -> Any:
 def read_ours(folder: Path, side: int, workers: int) -> Iterable[Any]:
     stream = stream_of(folder, side)
     reader, room = stream.reader(0, 0), stream.samples.room(BATCH)
-    for start in range(0, len(stream), BATCH):
+
+    def ids(start: int) -> Any:
         _, count = reader.read(start, min(start + BATCH, len(stream)), 0, 1, room)
-        yield room.ids[:count].clone()
+        return room.ids[:count].clone()
+
+    return map(ids, range(0, len(stream), BATCH))
 
 
 def read_for_model(folder: Path, side: int, workers: int) -> Iterable[Any]:

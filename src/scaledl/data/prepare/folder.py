@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scaledl.data.prepare.items import Collected, Dropped, Item, split_named
+from scaledl.data.prepare.links import may_link
 from scaledl.errors import UsageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -105,7 +106,7 @@ def _walk(root: str, key: str, top: str, above: set[str], dropped: list[Dropped]
 
 def _problem_of_link(entry: os.DirEntry[str], top: str) -> str:
     real = os.path.realpath(entry.path)
-    if real != top and not real.startswith(f"{top.rstrip('/')}/"):
+    if real != top and not real.startswith(f"{top.rstrip('/')}/") and not may_link(Path(real), Path(top)):
         return "a link out of the source's folder"
     return "" if Path(real).exists() else "a link to nothing"
 

@@ -1,4 +1,8 @@
-"""Links among the files of a source: none may lead out of its folder, or to nothing."""
+"""Links among the files of a source: none may lead out of its folder, or to nothing.
+
+A snapshot in the cache of the Hugging Face hub consists of links, `datasets--ORG--NAME/snapshots/REVISION/… ->
+datasets--ORG--NAME/blobs/HASH`: from there files of the same repository's `blobs` may be linked.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 
 from scaledl.errors import UsageError
 
+_REPOSITORIES = ("datasets--", "models--")
 _FIX = "fix: put the file itself there (cp -L), or take the link away"
 
 
@@ -37,8 +42,22 @@ def files_below(root: Path) -> Iterator[Path]:
 def _check_target(path: Path, root: Path) -> None:
     if not path.exists():
         raise UsageError(f"{path}: is a link to nothing; {_FIX}")
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not may_link(path.resolve(), root.resolve()):
         raise UsageError(f"{path}: is a link out of the source's folder {root}; {_FIX}")
+
+
+def may_link(target: Path, root: Path) -> bool:
+    """Whether a link in the folder `root` may lead to the target; both without links."""
+    return target.is_relative_to(root) or (target.is_file() and target.parent == _blobs(root))
+
+
+def _blobs(folder: Path) -> Path | None:
+    """Where the files of a snapshot lie, of which `folder` is one, or is in one."""
+    for snapshots in folder.parents:
+        repository = snapshots.parent
+        if snapshots.name == "snapshots" and repository.name.startswith(_REPOSITORIES):
+            return repository / "blobs"
+    return None
 
 
 def _raise(error: OSError) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.unit.data.prepare.pictures import image_folder
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.survey import survey
@@ -46,3 +47,62 @@ def test_a_link_within_the_folder_and_a_folder_that_is_one(tmp_path: Path) -> No
     (source / "test.csv").symlink_to("train.csv")
     (tmp_path / "linked").symlink_to("t")
     assert survey(tmp_path / "linked", PrepareConfig())["splits"] == {"train": 2, "test": 2}
+
+
+def snapshot(hub: Path, name: str, rows: str = ROWS) -> Path:
+    """As the cache of the hub has it: files are links to those in `blobs`."""
+    for folder in ("blobs", "snapshots/abc/data"):
+        (hub / name / folder).mkdir(parents=True, exist_ok=True)
+    (hub / name / "blobs/0123").write_text(rows)
+    (hub / name / "snapshots/abc/data/train.csv").symlink_to("../../../blobs/0123")
+    return hub / name / "snapshots/abc/data"
+
+
+def test_a_snapshot_of_the_hub_links_into_the_blobs_of_its_repository(tmp_path: Path) -> None:
+    source = snapshot(tmp_path, "datasets--org--name")
+    assert survey(source, PrepareConfig())["splits"] == {"train": 2}
+    (tmp_path / "elsewhere").symlink_to(source)
+    assert survey(tmp_path / "elsewhere", PrepareConfig())["splits"] == {"train": 2}
+
+
+REFUSED = {
+    "another repository": "../../../../datasets--org--other/blobs/0123",
+    "what lies beside the blobs": "../../../refs",
+    "what lies below the blobs": "../../../blobs/folder/0123",
+    "another snapshot": "../../def/test.csv",
+    "a file outside": "../../../../outside.csv",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_other_links_out_of_a_snapshot_are_refused(tmp_path: Path, what: str) -> None:
+    source = snapshot(tmp_path, "datasets--org--name")
+    target = source / REFUSED[what]
+    Path(os.path.normpath(target)).parent.mkdir(parents=True, exist_ok=True)
+    Path(os.path.normpath(target)).write_text(ROWS)
+    (source / "test.csv").symlink_to(REFUSED[what])
+    with pytest.raises(UsageError, match=r"test\.csv: is a link out of the source's folder"):
+        survey(source, PrepareConfig())
+
+
+def test_blobs_count_only_beside_snapshots_of_a_repository(tmp_path: Path) -> None:
+    """Names of folders alone are no cache of the hub."""
+    with pytest.raises(UsageError, match=r"train\.csv: is a link out of the source's folder"):
+        survey(snapshot(tmp_path, "mine"), PrepareConfig())
+
+
+def test_a_folder_of_images_in_a_snapshot(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--org--pets"
+    made = image_folder(tmp_path / "made", each=3)
+    (repository / "blobs").mkdir(parents=True)
+    for number, image in enumerate(sorted(made.rglob("*.png"))):
+        link = repository / "snapshots/abc" / image.relative_to(made)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(repository / f"blobs/{number}")
+        link.symlink_to(Path("../../../blobs") / str(number))
+    (tmp_path / "secret.png").write_bytes((repository / "blobs/0").read_bytes())
+    outside = next((repository / "snapshots/abc").rglob("*.png")).with_name("outside.png")
+    outside.symlink_to(tmp_path / "secret.png")
+    found = survey(repository / "snapshots/abc", PrepareConfig())
+    assert found["items"] == number + 1, found
+    assert [one["reason"] for one in found["problems"]] == ["a link out of the source's folder"], found

@@ -6,6 +6,7 @@ import fcntl
 import gc
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +141,7 @@ def test_a_source_that_fails_twice_is_asked_three_times(
         ({"root": "memory://nothing/here"}, "dataset.json: missing"),
         ({"root": "nonsense://host/set"}, "data.source: nonsense://host/set: .*nonsense"),
         ({"root": "simplecache::memory://x/y"}, "allowed: a URL of one protocol"),
+        ({"root": "https://me:secret@host/set"}, "got a URL of https with a password.*environment"),
         ({"download": False}, "data.download: got false"),
         ({"stream": {"cache_gb": 1e-4}}, r"cache_gb: got 0\.0001; arrays of 0\.000777 GB"),
         ({"stream": {"cache_gb": 1e-3}}, r"cache_gb: got 0\.001; .* up to 2 shards are open at a time"),
@@ -272,3 +274,34 @@ def test_a_cached_shard_takes_one_descriptor_and_stays_while_it_is_mapped(
     del labels
     gc.collect()
     assert not is_in_use(path)
+
+
+@pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, protocol: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        UsageError, match=rf"data\.source: {protocol}://bucket/set: .*{package}.*; fix: pip install {package}"
+    ):
+        build_data(config_of(f"{protocol}://bucket/set"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError("Forbidden"), r"access is denied \(PermissionError: Forbidden\); fix: give credentials"),
+        (type("NoCredentialsError", (Exception,), {})("none"), r"no credentials \(.*; fix: give credentials"),
+    ],
+)
+def test_what_will_not_change_is_asked_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    asked: list[str] = []
+
+    def refuse(self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(path)
+        raise error
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", refuse)
+    with pytest.raises(UsageError, match=words):
+        build_data(config_of(url, cache=str(tmp_path), **STREAM), seed=0)
+    assert len(asked) == 1
