@@ -49,19 +49,33 @@ def _alone(place: Path) -> Iterator[None]:
 
 
 def _write(data: DataModule, place: Path) -> None:
+    strides = {}
     for split in _SPLITS:
         for part in _PARTS:
             values: Tensor = getattr(getattr(data, split), part)
+            if _overlaps(values):  # windows of one text, which would take many times the text
+                strides[f"{split}-{part}"] = [*values.shape, values.stride(0)]
+                values = values.as_strided(((len(values) - 1) * values.stride(0) + values.shape[1],), (1,))
             np.save(place / f"{split}-{part}.npy", values.contiguous().numpy())
+    atomic_json(place / "strides.json", strides)
     atomic_json(place / "spec.json", data.spec.to_dict())
+
+
+def _overlaps(values: Tensor) -> bool:
+    return values.ndim == 2 and values.stride(1) == 1 and 0 < values.stride(0) < values.shape[1]
 
 
 def _read(place: Path) -> DataModule:
     spec = DataSpec.from_dict(json.loads((place / "spec.json").read_bytes()))
-    splits = {split: Arrays(*(_mapped(place / f"{split}-{part}.npy") for part in _PARTS)) for split in _SPLITS}
+    strides = json.loads((place / "strides.json").read_bytes())
+    splits = {split: Arrays(*(_mapped(place, f"{split}-{part}", strides) for part in _PARTS)) for split in _SPLITS}
     return DataModule(spec, **splits)
 
 
-def _mapped(path: Path) -> Tensor:
+def _mapped(place: Path, name: str, strides: dict[str, list[int]]) -> Tensor:
     # Copy on write: torch knows no read-only tensors, and pages that are only read stay shared.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    values = torch.from_numpy(np.load(place / f"{name}.npy", mmap_mode="c"))
+    if name not in strides:
+        return values
+    count, length, stride = strides[name]
+    return values.as_strided((count, length), (stride, 1))

@@ -210,8 +210,34 @@ def test_files_named_after_splits_are_these(tmp_path: Path) -> None:
 def test_a_text_in_pieces_is_tokenised_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path / "long.txt", LINES)
     whole = load(root, "text", max_length=16)
-    monkeypatch.setattr("scaledl.data.text._PIECE", 50)
+    monkeypatch.setattr("scaledl.data.long_text.PIECE", 50)
     assert load(root, "text", max_length=16).spec.fingerprint == whole.spec.fingerprint
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_text_is_the_same_however_its_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Characters of several bytes lie on the borders of what is read at a time, and files on those of splits."""
+    (tmp_path / "odd").mkdir()
+    for number in range(3):
+        write(tmp_path / f"odd/{number}.txt", "\ufeff" + "".join(f"wörter {number} – €{i}\n" for i in range(30)))
+    whole = load(tmp_path / "odd", "text", max_length=16, tokenizer="char")
+    monkeypatch.setattr("scaledl.data.long_text._BYTES", size)
+    again = load(tmp_path / "odd", "text", max_length=16, tokenizer="char")
+    assert again.spec.to_dict() == whole.spec.to_dict()
+    read = "".join(parse_tokenizer(whole.spec.tokenizer, "x").decode(whole.train.inputs[0].tolist()))
+    assert read.replace(" ", "").startswith("wörter0–€0")
+
+
+def test_windows_that_overlap_take_no_more_memory_than_the_text(tmp_path: Path) -> None:
+    root = write(tmp_path / "long.txt", LINES)
+    data = load(root, "text", max_length=32, stride=1, tokenizer="byte")
+    inputs = data.train.inputs
+    assert inputs.untyped_storage().nbytes() == 4 * (len(inputs) + 31) < inputs.numel()
+    assert torch.equal(inputs[5:20, 0], inputs[4, 1:16])
+    batch = next(iter(data.train_loader(8, AugmentConfig(), 0)))
+    assert torch.equal(batch.x, inputs[batch.ids].long())
 
 
 def test_the_spec_of_a_long_text_encodes_a_prompt(tmp_path: Path) -> None:

@@ -113,8 +113,9 @@ class RemoteFolder:
         except Exception as error:
             if type(error).__name__ in _NO_CREDENTIALS:
                 raise UsageError(f"{self.url}/{name}: no credentials ({_words(error)}); {_CREDENTIALS}") from error
-            what = "no answer in time" if "Timeout" in type(error).__name__ else "cannot be fetched"
-            raise _Unfetched(f"{self.url}/{name}: {what} ({_words(error)})") from error
+            late = _late(error)
+            what = "cannot be fetched" if late is None else "no answer in time"
+            raise _Unfetched(f"{self.url}/{name}: {what} ({_words(late or error)})") from error
 
     def _missing(self, name: str) -> str:
         bucket = self._path.strip("/").partition("/")[0]
@@ -192,5 +193,12 @@ def _patience(protocol: str) -> dict[str, Any]:
     return {}
 
 
-def _words(error: Exception) -> str:
+def _late(error: BaseException | None) -> BaseException | None:
+    """What says that time was up, among what led to an error: s3fs fails over some of these itself."""
+    while error is not None and "Timeout" not in type(error).__name__:
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _words(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
