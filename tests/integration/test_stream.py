@@ -18,6 +18,7 @@ from tests.integration.conftest import run_command
 
 from scaledl.config.schema import DataConfig, PrepareConfig, StreamConfig
 from scaledl.data import build_data
+from scaledl.data.prepare import shards
 from scaledl.data.prepare.run import prepare
 from scaledl.errors import ScaledlError
 from scaledl.run import sha256_file
@@ -177,3 +178,30 @@ def test_a_set_behind_http(made: Path, tmp_path: Path) -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+def test_the_whole_chain_on_a_table_of_numbers_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And trained in the order of one shard after another, on two workers, it is what one process gets."""
+    rng = np.random.default_rng(0)
+    x, colour = rng.normal(size=(1500, 4)).round(3), rng.integers(0, 3, 1500)
+    price, age = x[:, 0] * 3 + colour, x[:, 1] - x[:, 2]
+    rows = [",".join(map(str, [*x[i], "rgb"[colour[i]], price[i], age[i]])) for i in range(1500)]
+    (tmp_path / "t.csv").write_text("a,b,c,d,colour,price,age\n" + "\n".join(rows) + "\n")
+    monkeypatch.setattr(shards, "_MB", 8000)
+    document = prepare(tmp_path / "t.csv", tmp_path / "set", PrepareConfig(shard_mb=1, targets=["price", "age"]))
+    assert len(document["splits"]["train"]["shards"]) > 3
+    command = (
+        *("train", "data.source=./set", "run.name=a", "model.family=mlp", "model.hidden=[32,32]"),
+        *("task.name=regression", "trainer.epochs=8", "trainer.num_threads=1", "optimizer.lr=0.01"),
+    )
+    weights_of = []
+    for workers in (0, 2):
+        done = run_command(tmp_path, *command, f"run.id=w{workers}", f"data.num_workers={workers}")
+        assert done.code == 0, done.err
+        weights_of.append(weights(tmp_path, f"w{workers}"))
+    assert weights_of[0] == weights_of[1]
+    done = run_command(tmp_path, "compress", "a/w0", "--method", "prune,ptq", "--json")
+    assert done.code == 0, done.err
+    exported = run_command(tmp_path, "export", "a/w0", "--json")
+    assert exported.code == 0, exported.err
+    assert json.loads(exported.out)["verified"]
