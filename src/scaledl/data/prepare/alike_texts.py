@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-
-from scaledl.data.prepare.clean import neighbours
 
 PIECE = 8  # bytes
 _BANDS, _ROWS = 12, 4  # of two texts with a similarity of 0.8 a band is equal with a probability of 0.998
 _SEED = 20_240_229
 _BLOCK = 1 << 14  # pieces at a time, so that a long text takes no more memory
+_SMALL = 64  # texts that meet in a band, of which all pairs are compared
+_LEADERS = 16  # of more such texts, those of a split that all others are compared with
 
 
-def near_texts(texts: Sequence[str], similarity: float) -> list[tuple[int, int]]:
+def near_texts(texts: Sequence[str], similarity: float, splits: Sequence[str] = ()) -> list[tuple[int, int]]:
     """Pairs of these texts, the smaller number first, of whose pieces at least this share is common to both.
 
     A piece is eight bytes of UTF-8 in a row, of letters without their case; spaces, signs and accents are gone.
-    Of texts that become equal so, each is paired with the first one only.
+    Of texts that become equal so, each is paired with the first one of a split only. So it is in large groups of
+    texts that are nearly the same: some stand for the others. The work is so bounded by a number for each text.
+
+    Args:
+        splits: of each text, where they have such.
     """
     if len(texts) < 2:
         return []
+    given = splits or [""] * len(texts)
     plain = [_plain(text) for text in texts]
-    first: dict[bytes, int] = {}
-    stands = [first.setdefault(content, number) for number, content in enumerate(plain)]
-    pairs = {(one, number) for number, one in enumerate(stands) if one != number}
+    alone: dict[bytes, int] = {}
+    first: dict[tuple[bytes, str], int] = {}
+    pairs: set[tuple[int, int]] = set()
+    for number, content in enumerate(zip(plain, given, strict=True)):
+        stands = {alone.setdefault(content[0], number), first.setdefault(content, number)} - {number}
+        pairs.update((one, number) for one in stands)
     chosen = sorted(first.values())
     pieces = [_pieces(plain[number]) for number in chosen]
-    for one, other in sorted(_candidates(np.stack([_signature(found) for found in pieces]))):
-        common = len(np.intersect1d(pieces[one], pieces[other], assume_unique=True))
-        if common >= similarity * (len(pieces[one]) + len(pieces[other]) - common):
-            pairs.add((chosen[one], chosen[other]))
+    found = _Pieces(pieces, np.array([given[number] for number in chosen]), similarity).pairs()
+    pairs.update((chosen[one], chosen[other]) for one, other in found)
     return sorted(pairs)
 
 
@@ -58,11 +65,43 @@ def _signature(pieces: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return smallest
 
 
-def _candidates(signatures: NDArray[np.uint64]) -> set[tuple[int, int]]:
-    """Pairs of rows that are equal in one band at least."""
-    found: set[tuple[int, int]] = set()
-    for band in np.split(signatures, _BANDS, axis=1):
-        _, group = np.unique(band, axis=0, return_inverse=True)
-        for one, other in neighbours(group.reshape(-1)):
-            found.update(zip(one.tolist(), other.tolist(), strict=True))
-    return found
+class _Pieces:
+    """Texts by their pieces, and of which pairs it is known whether they are near."""
+
+    def __init__(self, pieces: Sequence[NDArray[np.uint64]], splits: NDArray[np.str_], similarity: float) -> None:
+        self._pieces, self._splits, self._similarity = pieces, splits, similarity
+        self._known: dict[tuple[int, int], bool] = {}
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Those of texts that are equal in one band at least, and of which so many pieces are common."""
+        for band in np.split(np.stack([_signature(found) for found in self._pieces]), _BANDS, axis=1):
+            _, group = np.unique(band, axis=0, return_inverse=True)
+            order = np.argsort(group.reshape(-1), kind="stable")
+            edges = np.flatnonzero(np.diff(group.reshape(-1)[order])) + 1
+            for members in np.split(order, edges):
+                if len(members) > _SMALL:
+                    self._compare_with_leaders(members)
+                else:
+                    for one, other in combinations(members.tolist(), 2):
+                        self._near(one, other)
+        return [pair for pair, near in self._known.items() if near]
+
+    def _compare_with_leaders(self, members: NDArray[np.int64]) -> None:
+        """In every split the first text leads those that are near to it, the first of the rest again."""
+        for split in np.unique(self._splits[members]):
+            left = members[self._splits[members] == split].tolist()
+            for _ in range(_LEADERS):
+                if not left:
+                    break
+                near = {other for other in members.tolist() if self._near(left[0], other)}
+                left = [other for other in left if other not in near]
+
+    def _near(self, one: int, other: int) -> bool:
+        if one == other:
+            return True
+        pair = (min(one, other), max(one, other))
+        if pair not in self._known:
+            a, b = self._pieces[one], self._pieces[other]
+            common = len(np.intersect1d(a, b, assume_unique=True))
+            self._known[pair] = common >= self._similarity * (len(a) + len(b) - common)
+        return self._known[pair]

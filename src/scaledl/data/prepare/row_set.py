@@ -155,7 +155,8 @@ def _pairs(content: Content, kept: NDArray[np.bool_], config: PrepareConfig) -> 
     if config.near_duplicates == "keep" or not isinstance(content, TextContent):
         return []
     numbers = np.flatnonzero(kept).tolist()
-    pairs = near_texts([content.items[number].content for number in numbers], config.near_similarity)
+    items = [content.items[number] for number in numbers]
+    pairs = near_texts([item.content for item in items], config.near_similarity, [item.split for item in items])
     return [(numbers[one], numbers[other]) for one, other in pairs]
 
 

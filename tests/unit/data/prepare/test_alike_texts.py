@@ -7,12 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.alike_texts import PIECE, near_texts
+from scaledl.data.prepare.clean import clusters
 from scaledl.data.prepare.run import prepare
 from scaledl.errors import UsageError
 
@@ -86,6 +88,44 @@ def test_every_text_of_a_group_is_paired_with_its_first_and_long_ones_are_cut_in
 
 def test_none() -> None:
     assert near_texts(["one text"], 0.8) == []
+
+
+LETTER = text(7, 120)
+
+
+def letter(number: int) -> str:
+    """One of thousands that are nearly the same."""
+    return f"Dear {WORDS[number % 500]} {WORDS[number * 7 % 500]}, {LETTER} {number}"
+
+
+def test_thousands_of_form_letters_are_compared_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    real = np.intersect1d
+
+    def counting(*args: Any, **options: Any) -> Any:
+        compared.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(np, "intersect1d", counting)
+    letters = [letter(number) for number in range(5000)]
+    pairs = near_texts(letters, 0.8)
+    assert set(clusters(5000, pairs).tolist()) == {0}
+    assert len(compared) <= 5000 * 12
+    assert len(pairs) <= 5000 * 12
+
+
+def test_of_form_letters_all_that_are_near_to_another_split_are_known() -> None:
+    splits = ["test" if number % 5 == 1 else "train" for number in range(300)]
+    pairs = near_texts([letter(number) for number in range(300)], 0.8, splits)
+    across = {one if splits[one] == "train" else other for one, other in pairs if splits[one] != splits[other]}
+    assert across == {number for number in range(300) if splits[number] == "train"}
+    assert set(splits) == {"train", "test"}
+
+
+def test_equal_texts_are_known_across_splits() -> None:
+    assert near_texts(["one", "One!", "one.", "ONE"], 0.8, ["train", "train", "test", "test"]) == [
+        (0, 1), (0, 2), (0, 3), (2, 3),
+    ]  # fmt: skip
 
 
 def reworded(seed: int) -> str:
