@@ -40,6 +40,7 @@ class RawData:
         target: what the labels are.
         columns: names of a table's columns, where it has such.
         val_inputs, val_labels: a validation split of its own, which is not taken out of the training set then.
+        lengths: int64 [N], of training series, where some are shorter than T and have zeros behind them.
     """
 
     inputs: Tensor
@@ -51,6 +52,7 @@ class RawData:
     columns: tuple[str, ...] = ()
     val_inputs: Tensor | None = None
     val_labels: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,15 +175,19 @@ class DataSpec:
             raise UsageError(f"data spec: not readable ({type(error).__name__}: {error})") from error
 
 
-def statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(inputs: Tensor, lengths: Tensor | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel or column; a constant one gets a deviation of 1.
 
     Args:
         inputs: uint8 [N, H, W, C], float32 [N, F] or [N, C, T].
+        lengths: int64 [N], steps of each series; what is behind them counts for nothing.
     """
     if inputs.dtype == torch.uint8:
         return channel_statistics(inputs)
-    columns = inputs.transpose(0, 1).reshape(inputs.shape[1], -1).double()
+    columns = inputs.transpose(0, 1)
+    if lengths is not None:
+        columns = columns[:, torch.arange(inputs.shape[2]) < lengths.unsqueeze(1)]
+    columns = columns.reshape(inputs.shape[1], -1).double()
     deviations = columns.std(dim=1, correction=0)
     return tuple(columns.mean(dim=1).tolist()), tuple(torch.where(deviations > 1e-6, deviations, 1.0).tolist())
 

@@ -170,7 +170,7 @@ def _narrowed(data: DataModule, config: DataConfig, seed: int) -> DataModule:
 
 def _describe(source: str, splits: dict[str, Arrays], raw: RawData) -> DataSpec:
     inputs, labels, target = splits["train"].inputs, raw.label_names, raw.target
-    mean, std = statistics(inputs)
+    mean, std = statistics(inputs, None if raw.lengths is None else raw.lengths[splits["train"].ids])
     meaning = "" if target == "class" else target
     scaled = number_statistics(splits["train"].labels) if target == "numbers" else ((), ())
     return DataSpec(

@@ -41,7 +41,10 @@ def load_ucr(config: DataConfig) -> RawData:
     steps = max(len(item.content[0]) for item in items)
     inputs = {split: _padded(mine, steps) for split, mine in parts.items()}
     labels = {split: torch.from_numpy(found.array(mine, names)) for split, mine in parts.items()}
-    return RawData(inputs["train"], labels["train"], inputs["test"], labels["test"], names, found.target)
+    lengths = torch.tensor([len(item.content[0]) for item in parts["train"]])
+    return RawData(
+        inputs["train"], labels["train"], inputs["test"], labels["test"], names, found.target, lengths=lengths
+    )
 
 
 def _folder(config: DataConfig) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,19 @@ def test_its_own_splits_are_kept_and_shorter_series_padded(tmp_path: Path) -> No
     for row, values in zip(data.test.inputs, test, strict=True):
         assert torch.equal(row[0], torch.tensor([*values, *[0.0] * (8 - len(values))]))
     assert data.test.labels.tolist() == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"classes": ["2", "10"], "limit": 7}])
+def test_statistics_are_those_of_the_steps_that_were_measured(tmp_path: Path, settings: dict[str, Any]) -> None:
+    train = write(tmp_path / "Toy/Toy_TRAIN.ts", 30, 0, lengths=(50, 4, 9, 17))
+    write(tmp_path / "Toy/Toy_TEST.ts", 9, 1, lengths=(60,))
+    data = build_data(DataConfig(source="ucr", root=str(tmp_path / "Toy"), **settings), seed=0)
+    known = {tuple(np.float32(values).tolist()): values for values in train}
+    rows = [row[0].tolist() for row in data.train.inputs]
+    mine = [values for row in rows for short, values in known.items() if row[: len(short)] == list(short)]
+    assert len(mine) == len(rows) < 30
+    every = np.concatenate(mine)
+    assert np.allclose([*data.spec.mean, *data.spec.std], [every.mean(), every.std()], atol=1e-6)
 
 
 def test_what_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
