@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from scaledl.errors import UsageError
 MAX_FIELD = 1 << 20  # characters: a quote that is never closed must not take the rest of the file
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # rows
+_BLOCK = 1 << 24  # bytes
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -33,17 +35,27 @@ def read_delimited(path: Path, delimiter: str = "auto") -> tuple[list[str], list
 
 
 def _check_encoding(path: Path) -> None:
-    content = path.read_bytes()
-    if content.startswith(_WIDE):
-        raise UsageError(f"{path}: is UTF-16; allowed: UTF-8; fix: save it as UTF-8")
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        row = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}: byte {error.start}, in line {row}, is {content[error.start]:#04x}, which is no UTF-8; "
-            "fix: save the file as UTF-8"
-        ) from None
+    """In blocks, as a file may be a large part of the memory."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        before = lines = 0  # bytes and line ends in front of the block
+        while True:
+            block = file.read(_BLOCK)
+            if not before and block.startswith(_WIDE):
+                raise UsageError(f"{path}: is UTF-16; allowed: UTF-8; fix: save it as UTF-8")
+            held = decoder.getstate()[0]  # the beginning of a character that the block before ended in
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                place, bad = before - len(held) + error.start, (held + block)[error.start]
+                row = lines + (held + block).count(b"\n", 0, error.start) + 1
+                raise UsageError(
+                    f"{path}: byte {place}, in line {row}, is {bad:#04x}, which is no UTF-8; "
+                    "fix: save the file as UTF-8"
+                ) from None
+            if not block:
+                return
+            before, lines = before + len(block), lines + block.count(b"\n")
 
 
 def _rows(path: Path, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from scaledl.errors import UsageError, require_extra
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 Cell = str | int | float | None
-Row = tuple[str, str, list[Cell]]  # key, split by the file's name, cells
-Rows = tuple[list[str], list[tuple[int, list[Cell]]]]
+Row = tuple[str, str, Sequence[Cell]]  # key, split by the file's name, cells
+Rows = tuple[list[str], Sequence[tuple[int, Sequence[Cell]]]]
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "?"}
 _NO_LABEL = {"", "nan", "null", "<na>", "?"}
 
@@ -54,7 +54,7 @@ def table_of(path: Path, columns: list[str], rows: Sequence[Row], config: Prepar
 
 
 def rows_of(
-    rows: Iterable[Row], labels: Sequence[int], named: dict[str, int], content_fn: Callable[[list[Any]], Any]
+    rows: Iterable[Row], labels: Sequence[int], named: dict[str, int], content_fn: Callable[[Sequence[Any]], Any]
 ) -> tuple[list[Item], list[Dropped]]:
     """Items with what their columns say of them; `labels`: places of the columns with labels; `named`: of the group,
     time and split columns."""
@@ -109,7 +109,7 @@ def _read(path: Path, config: PrepareConfig) -> Rows:
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     columns, rows = read_delimited(path, config.delimiter)
-    return columns, [(row, list(cells)) for row, cells in rows]
+    return columns, rows
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -151,10 +151,16 @@ def cells_of(path: Path, name: str, values: Any) -> list[Cell]:
 
 
 def _same_order(
-    path: Path, names: list[str], first: Path, columns: list[str], rows: list[tuple[int, list[Cell]]], split: str
-) -> list[Row]:
+    path: Path,
+    names: list[str],
+    first: Path,
+    columns: list[str],
+    rows: Sequence[tuple[int, Sequence[Cell]]],
+    split: str,
+) -> Iterator[Row]:
     if sorted(names) != sorted(columns):
         odd = sorted({*names} ^ {*columns})
         raise UsageError(f"{path}: its columns are not those of {first}: {', '.join(map(repr, odd[:5]))} in one only")
     places = [names.index(name) for name in columns]
-    return [(f"{path.name}:{row}", split, [cells[place] for place in places]) for row, cells in rows]
+    same = places == list(range(len(places)))
+    return ((f"{path.name}:{row}", split, cells if same else [cells[i] for i in places]) for row, cells in rows)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scaledl.config.schema import PrepareConfig
-from scaledl.data.prepare.delimited import MAX_FIELD
+from scaledl.data.prepare.delimited import MAX_FIELD, read_delimited
 from scaledl.data.prepare.run import prepare
 from scaledl.errors import UsageError
 
@@ -140,3 +140,22 @@ def test_folders_of_series_and_texts(tmp_path: Path) -> None:
     assert "2 dimensions, and N_TRAIN.ts:5 has 1" in refused(tmp_path / "c", unequal, ".")
     texts = {"train/a/1.txt": "x", "other/a/1.txt": "y"}
     assert "has splits (train) and beside them other" in refused(tmp_path / "d", texts, ".")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 24])
+@pytest.mark.parametrize(
+    ("content", "place", "line", "bad"),
+    [
+        ("a,y\nü€😀,1\n".encode() + b"x\xffy,2\n", 17, 3, "0xff"),
+        ("a,y\nü€😀,1\n".encode() + "é".encode()[:1], 16, 3, "0xc3"),
+        (b"\xc3(,y\n", 0, 1, "0xc3"),
+    ],
+)
+def test_where_a_file_is_no_utf_8_whatever_block_it_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, content: bytes, place: int, line: int, bad: str
+) -> None:
+    monkeypatch.setattr("scaledl.data.prepare.delimited._BLOCK", size)
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"byte {place}, in line {line}, is {bad}, which is no UTF-8"):
+        read_delimited(path)
