@@ -42,13 +42,20 @@ def _print_prepared(out: Path, document: dict[str, Any], page: Path) -> None:
         console.info(note)
     rows = ", ".join(f"{document['splits'][split]['rows']:,} {split}" for split in SPLITS)
     console.result(f"data set  {out}  {_what(document)}")
-    console.result(f"rows      {rows}")
+    console.result(f"rows      {rows}{_unlabeled(document)}")
     console.result(f"left out  {_left_out(out, document)}")
     console.result(f"page      {page}")
     source = str(out) if "/" in str(out) else f"./{out}"
     from scaledl.data.prepare.next_step import training_keys
 
     console.result(f"try next:\n  {command('train', f'data.source={source}', *training_keys(document))}")
+
+
+def _unlabeled(document: dict[str, Any]) -> str:
+    if not document.get("unlabeled"):
+        return ""
+    what = "all of their numbers" if document.get("target") == "numbers" else "a label"
+    return f"; {document['unlabeled']:,} of train without {what}"
 
 
 def _left_out(out: Path, document: dict[str, Any]) -> str:
@@ -86,7 +93,8 @@ def _inspect(args: argparse.Namespace) -> None:
         return print_json({**shown, **({"verified": True} if args.verify else {})})
     console = get_console()
     console.result(f"data set     {document['source']}  {_what(document)}")
-    console.result(f"rows         {', '.join(f'{count:,} {split}' for split, count in document['rows'].items())}")
+    rows = ", ".join(f"{count:,} {split}" for split, count in document["rows"].items())
+    console.result(f"rows         {rows}{_unlabeled(document)}")
     if document.get("target", "class") != "class":
         console.result(f"target       {document['target']}")
     if document["classes"]:
@@ -113,7 +121,8 @@ def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
     console = get_console()
     splits, count = document["splits"], document["num_problems"]
     console.result(f"source    {source}  not prepared; {document['kind']}, {document['modality']}")
-    console.result(f"items     {document['items']:,}{_sizes(document)}")
+    without = f", {document['unlabeled']:,} of them without a label" if "unlabeled" in document else ""
+    console.result(f"items     {document['items']:,}{without}{_sizes(document)}")
     console.result(_surveyed_classes(document))
     said = ", ".join(f"{rows:,} {split}" for split, rows in splits.items())
     console.result(f"splits    {said or 'none that the source says'}")

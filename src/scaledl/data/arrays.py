@@ -20,11 +20,12 @@ VALUES_AT_A_TIME = 1 << 18  # of a thread
 Target = Literal["class", "classes", "numbers", "tags", "mask", "none"]
 """What a sample's label is.
 
-class: one class, int64 []. classes: any of them, float32 [K] of 0 and 1. numbers: float32 [K]. tags: a class for each
-step, int64 [T]; mask: for each pixel, int64 [H, W], which `Arrays` may hold as int16; both with IGNORED where there is
-none. none: nothing, int64 [], 0.
+class: one class, int64 [], in training NO_CLASS where there is none. classes: any of them, float32 [K] of 0 and 1.
+numbers: float32 [K], NaN where one is not there. tags: a class for each step, int64 [T]; mask: for each pixel, int64
+[H, W], which `Arrays` may hold as int16; both with IGNORED where there is none. none: nothing, int64 [], 0.
 """
 IGNORED = -100
+NO_CLASS = -1  # of a training sample without a label, where the target is class
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,8 @@ class DataSpec:
         categories: of tables, see `Inputs.categories`.
         columns: of tables, what they were before categories became other columns, where that is known.
         target_mean, target_std: of numbers that are to be predicted, of each over the training split; else empty.
+        target_classes: of each of these numbers the names of the classes that it counts, where there are such.
+        unlabeled: how many training samples have no class (NO_CLASS), or not all of their numbers (NaN).
     """
 
     source: str
@@ -129,6 +132,8 @@ class DataSpec:
     columns: tuple[TableColumn, ...] = ()
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+    target_classes: tuple[tuple[str, ...], ...] = ()
+    unlabeled: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -170,6 +175,8 @@ class DataSpec:
                 columns=tuple(map(TableColumn.from_dict, values.get("columns", ()))),
                 target_mean=tuple(float(value) for value in values.get("target_mean", ())),
                 target_std=tuple(float(value) for value in values.get("target_std", ())),
+                target_classes=tuple(tuple(map(str, names)) for names in values.get("target_classes", ())),
+                unlabeled=int(values.get("unlabeled", 0)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"data spec: not readable ({type(error).__name__}: {error})") from error
@@ -193,10 +200,12 @@ def statistics(inputs: Tensor, lengths: Tensor | None = None) -> tuple[tuple[flo
 
 
 def number_statistics(labels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each number that is to be predicted, float32 [N, K]; of a constant one 1."""
-    values = labels.double()
-    deviations = values.std(dim=0, correction=0)
-    return tuple(values.mean(dim=0).tolist()), tuple(torch.where(deviations > 0, deviations, 1.0).tolist())
+    """Mean and standard deviation of each number that is to be predicted, float32 [N, K], over those that are there
+    (not NaN); of a constant one 1."""
+    columns = [column[~column.isnan()] for column in labels.double().unbind(1)]
+    deviations = torch.stack([column.std(correction=0) for column in columns])
+    means = torch.stack([column.mean() for column in columns])
+    return tuple(means.tolist()), tuple(torch.where(deviations > 0, deviations, 1.0).tolist())
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

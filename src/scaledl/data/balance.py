@@ -37,6 +37,11 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
 
 def check_balanced(spec: DataSpec) -> None:
     """Raises UsageError where there are no classes to balance."""
+    if spec.target == "class" and spec.unlabeled:
+        raise UsageError(
+            f"data.sampling: got balanced, and {spec.unlabeled:,} training samples of {spec.source} have no label; "
+            "allowed: shuffle"
+        )
     if spec.target != "class":
         raise UsageError(
             f"data.sampling: got balanced, and the targets of {spec.source} are {spec.target!r}; allowed: shuffle"

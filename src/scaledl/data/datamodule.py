@@ -12,7 +12,16 @@ from torch import Tensor
 from scaledl.config import Config
 from scaledl.config.registry import SOURCES
 from scaledl.config.schema import AugmentConfig, DataConfig
-from scaledl.data.arrays import IGNORED, Arrays, DataSpec, RawData, fingerprint, number_statistics, statistics
+from scaledl.data.arrays import (
+    NO_CLASS,
+    Arrays,
+    DataSpec,
+    RawData,
+    Target,
+    fingerprint,
+    number_statistics,
+    statistics,
+)
 from scaledl.data.loader import BatchLoader
 from scaledl.data.own import load_own
 from scaledl.data.position import LoaderOptions, Sampling, limited
@@ -96,8 +105,7 @@ class DataModule:
         """int64 [K]."""
         if self.spec.target == "classes":
             return labels.sum(0).long()
-        known = labels[labels != IGNORED] if self.spec.target != "class" else labels
-        return known.bincount(minlength=self.spec.num_classes)
+        return labels[labels >= 0].bincount(minlength=self.spec.num_classes)
 
     def _split(self, name: Split) -> Arrays | Stream:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
@@ -146,7 +154,9 @@ def _train_and_val(raw: RawData, fraction: float, seed: int) -> tuple[Arrays, Ar
 
 def _split(raw: RawData, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     if raw.target == "class":
-        return stratified_split(raw.labels, fraction, seed, raw.label_names)
+        kept, held = stratified_split(raw.labels, fraction, seed, raw.label_names)
+        unlabeled = torch.nonzero(raw.labels == NO_CLASS).squeeze(1)
+        return torch.cat([kept, unlabeled]).sort().values, held
     return plain_split(len(raw.labels), fraction, seed)
 
 
@@ -164,8 +174,16 @@ def _narrowed(data: DataModule, config: DataConfig, seed: int) -> DataModule:
     train = narrow(data.train, data.spec.labels, labels, config.limit, seed)
     others = {name: narrow(split, data.spec.labels, labels) for name, split in (("val", data.val), ("test", data.test))}
     splits = {"train": train, **others}
-    spec = dataclasses.replace(data.spec, labels=labels, fingerprint=fingerprint(splits, labels, data.spec.fingerprint))
-    return DataModule(spec, **splits)
+    marked = fingerprint(splits, labels, data.spec.fingerprint)
+    unlabeled = _unlabeled(train.labels, data.spec.target)
+    return DataModule(dataclasses.replace(data.spec, labels=labels, fingerprint=marked, unlabeled=unlabeled), **splits)
+
+
+def _unlabeled(labels: Tensor, target: Target) -> int:
+    """How many samples have no class, or not all of their numbers."""
+    if target == "class":
+        return int((labels == NO_CLASS).sum())
+    return int(labels.isnan().any(1).sum()) if target == "numbers" else 0
 
 
 def _describe(source: str, splits: dict[str, Arrays], raw: RawData) -> DataSpec:
@@ -184,6 +202,7 @@ def _describe(source: str, splits: dict[str, Arrays], raw: RawData) -> DataSpec:
         columns=tuple(map(TableColumn, raw.columns)),
         target_mean=scaled[0],
         target_std=scaled[1],
+        unlabeled=_unlabeled(splits["train"].labels, target),
     )
 
 

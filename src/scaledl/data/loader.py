@@ -15,6 +15,7 @@ from scaledl.data.balance import AGAIN, balanced_order, check_balanced
 from scaledl.data.hashing import ORDER, generator
 from scaledl.data.position import LoaderOptions, PositionedLoader
 from scaledl.data.workers import prepared
+from scaledl.errors import UsageError
 
 InputsFn = Callable[[Tensor, Tensor, int], Tensor]
 SamplesFn = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -84,11 +85,20 @@ def build_samples_fn(
     check_augment(augment, spec.modality, spec.target, codes=bool(spec.categories))
     inputs_fn, finish = _build_inputs_fn(arrays, spec, augment, seed, changing=changing)
     if augment.mixup or augment.cutmix:
+        _check_labels_to_mix(spec)
         num_classes = spec.num_classes if spec.target == "class" else 0
         mix = Mix(arrays, inputs_fn, augment, num_classes, seed, partner_fn)
         return lambda rows, ids, epoch: _first_finished(finish, *mix(rows, ids, epoch))
     labels_fn = _build_labels_fn(arrays, spec, augment, seed)
     return lambda rows, ids, epoch: (finish(inputs_fn(rows, ids, epoch)), labels_fn(rows, ids, epoch))
+
+
+def _check_labels_to_mix(spec: DataSpec) -> None:
+    if spec.target == "class" and spec.unlabeled:
+        raise UsageError(
+            f"data.augment.mixup, data.augment.cutmix: on, and {spec.unlabeled:,} training samples of {spec.source} "
+            "have no label that could be mixed; allowed: 0"
+        )
 
 
 def _build_labels_fn(arrays: Arrays, spec: DataSpec, augment: AugmentConfig, seed: int) -> InputsFn:

@@ -79,7 +79,9 @@ def _opened(
 def _target(document: dict[str, Any]) -> dict[str, Any]:
     """What a spec says of the targets."""
     scaled = {f"target_{name}": tuple(one[name] for one in document.get("targets", ())) for name in ("mean", "std")}
-    return {"target": target_of(document), **scaled}
+    classes = tuple(map(tuple, document.get("target_classes", ())))
+    unlabeled = document.get("unlabeled", 0)
+    return {"target": target_of(document), "target_classes": classes, "unlabeled": unlabeled, **scaled}
 
 
 def _check_filled(place: Place, document: dict[str, Any]) -> None:

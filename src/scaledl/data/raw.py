@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scaledl.data.arrays import IGNORED, RawData, Target
+from scaledl.data.arrays import IGNORED, NO_CLASS, RawData, Target
 from scaledl.errors import UsageError
 from scaledl.runtime.signature import KINDS
 
@@ -20,7 +20,8 @@ def check_raw(raw: RawData, source: str) -> None:
     if raw.val_inputs is not None and raw.val_labels is not None:
         parts.append(("validation", raw.val_inputs, raw.val_labels))
     for name, inputs, labels in parts:
-        if problem := _problem(inputs, labels, len(raw.label_names), raw.target):
+        known = labels != NO_CLASS if name == "training" and raw.target == "class" else None
+        if problem := _problem(inputs, labels, len(raw.label_names), raw.target, known):
             raise UsageError(f"data.source: {source}, {name} set: {problem}")
         if raw.inputs.shape[1:] != inputs.shape[1:]:
             sizes = tuple(raw.inputs.shape[1:]), tuple(inputs.shape[1:])
@@ -31,7 +32,7 @@ def check_raw(raw: RawData, source: str) -> None:
         )
 
 
-def _problem(inputs: Tensor, labels: Tensor, count: int, target: Target) -> str | None:
+def _problem(inputs: Tensor, labels: Tensor, count: int, target: Target, known: Tensor | None) -> str | None:
     if (inputs.dtype, KINDS.get(inputs.ndim - 1)) not in _ALLOWED:
         return (
             f"inputs are {inputs.dtype} with {inputs.ndim} dimensions, expected torch.uint8 [N, H, W, C], or "
@@ -45,7 +46,7 @@ def _problem(inputs: Tensor, labels: Tensor, count: int, target: Target) -> str 
             f"labels are {labels.dtype} {tuple(labels.shape)}; expected of target {target}: {_DTYPES[target][0]} "
             f"{[len(labels), *wanted]}"
         )
-    if problem := _problem_of_values(labels, count, target):
+    if problem := _problem_of_values(labels if known is None else labels[known], count, target):
         return problem
     if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
         return "some inputs are NaN or infinite"
@@ -54,10 +55,17 @@ def _problem(inputs: Tensor, labels: Tensor, count: int, target: Target) -> str 
 
 def _problem_of_values(labels: Tensor, count: int, target: Target) -> str | None:
     if target == "numbers":
-        return None if bool(labels.isfinite().all()) else "some labels are NaN or infinite"
+        if bool(labels.isinf().any()):
+            return "some labels are infinite"
+        absent = labels.isnan()
+        if bool(absent.all(0).any()):
+            return "a number is NaN in all samples; expected: at least one of them has it"
+        return "a sample has NaN for all of its numbers; expected: one at least" if bool(absent.all(1).any()) else None
     if target == "classes":
         return None if bool(((labels == 0) | (labels == 1)).all()) else "labels have other values than 0 and 1"
     known = labels[labels != IGNORED] if target in ("tags", "mask") else labels
+    if target == "class" and not len(known):
+        return "no sample has a label"
     low, high = (int(known.min()), int(known.max())) if len(known) else (0, 0)
     if low < 0 or high >= max(count, 1):
         return f"labels run from {low} to {high}, but there are {count} class names"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scaledl.config.nearest import nearest
 from scaledl.config.schema import DataConfig
-from scaledl.data.arrays import Arrays, RawData
+from scaledl.data.arrays import NO_CLASS, Arrays, RawData
 from scaledl.data.hashing import SUBSET, generator
 from scaledl.errors import UsageError
 
@@ -53,7 +53,7 @@ def narrow(
 ) -> Arrays:
     """The same of one split, whose samples keep their ids."""
     numbers = _numbers(names, known)
-    rows = _rows(split.labels, numbers, limit, seed)
+    rows = _rows(split.labels, numbers, limit, seed, unlabeled=names == known)
     found = split.take(rows)
     return dataclasses.replace(found, labels=_counted_anew(found.labels, numbers))
 
@@ -62,13 +62,16 @@ def _narrowed(
     inputs: Tensor, labels: Tensor, known: tuple[str, ...], names: tuple[str, ...], limit: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
     numbers = _numbers(names, known)
-    rows = _rows(labels, numbers, limit, seed)
+    rows = _rows(labels, numbers, limit, seed, unlabeled=names == known)
     return inputs[rows], _counted_anew(labels[rows], numbers)
 
 
-def _rows(labels: Tensor, numbers: list[int], limit: int | None, seed: int) -> Tensor:
-    """Indices of the samples, int64, ascending: of each class all, or `limit` that `seed` draws."""
-    found = []
+def _rows(labels: Tensor, numbers: list[int], limit: int | None, seed: int, *, unlabeled: bool) -> Tensor:
+    """Indices of the samples, int64, ascending: of each class all, or `limit` that `seed` draws.
+
+    `unlabeled`: with all those that have none, which may be of any class.
+    """
+    found = [(labels == NO_CLASS).nonzero().flatten()] if unlabeled else []
     for number in numbers:
         rows = (labels == number).nonzero().flatten()
         if limit is not None:
@@ -78,7 +81,7 @@ def _rows(labels: Tensor, numbers: list[int], limit: int | None, seed: int) -> T
 
 
 def _counted_anew(labels: Tensor, numbers: list[int]) -> Tensor:
-    places = torch.full((max(numbers) + 1,), -1)
+    places = torch.full((max(numbers) + 2,), NO_CLASS)  # the last one is that of NO_CLASS
     places[torch.tensor(numbers)] = torch.arange(len(numbers))
     return places[labels]
 

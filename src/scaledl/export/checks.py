@@ -117,7 +117,7 @@ def figure(outputs: Tensor, labels: Tensor, spec: OutputSpec) -> tuple[str, floa
     in the units of the data. None of outputs about which `labels` say nothing."""
     decided = spec.decide(outputs)
     if spec.kind == "numbers":
-        return "rmse", float((spec.restore(outputs).double() - labels).square().mean().sqrt())
+        return "rmse", float((spec.restore(outputs).double() - labels).square().nanmean().sqrt())
     if decided is None or decided.shape != labels.shape or spec.kind in ("tokens", "transcript"):
         return None
     counted = labels != IGNORED

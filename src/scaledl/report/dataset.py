@@ -21,6 +21,7 @@ from scaledl.run import atomic_write
 PAGE = "index.html"
 _MOST_CLASSES, _EACH = 24, 8
 _SMALL = 64  # pixels; below, pictures are shown with hard edges
+_WITHOUT = {"class": "train without label", "numbers": "train without all numbers"}
 _SPLITS = ("train", "val", "test")
 
 
@@ -62,7 +63,7 @@ def render_dataset(folder: Path, document: dict[str, Any]) -> str:
 def _commands(folder: Path, document: dict[str, Any]) -> list[str]:
     from scaledl.data.prepare.next_step import training_keys
 
-    words = [f"data.source={shlex.quote(_as_folder(folder))}", *training_keys(document)]
+    words = [f"data.source={shlex.quote(_as_folder(folder))}", *map(shlex.quote, training_keys(document))]
     return [f"scaledl train {' '.join(words)}"]
 
 
@@ -74,6 +75,8 @@ def _as_folder(folder: Path) -> str:
 def _metrics(document: dict[str, Any]) -> Pairs:
     shape = " x ".join(map(str, document.get("in_shape", [])))
     rows = [(split, f"{document['splits'][split]['rows']:,}") for split in _SPLITS]
+    if document.get("unlabeled"):
+        rows.append((_WITHOUT.get(document.get("target", "class"), ""), f"{document['unlabeled']:,}"))
     return [("Kind", document["modality"]), *([("Shape", shape)] if shape else []), *rows]
 
 

@@ -34,11 +34,15 @@ DECIDED = frozenset({"class", "tags", "transcript", "mask", "tokens"})  # by the
 
 @dataclass(frozen=True)
 class Part:
-    """One of several heads: `width` outputs, class (a logit for each), labels (likewise), or standardised numbers."""
+    """One of several heads: `width` outputs, class (a logit for each), labels (likewise), or standardised numbers.
+
+    `labels`: names of the outputs, where they have such.
+    """
 
     name: str
     kind: str
     width: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class OutputSpec:
             "mean": list(self.mean),
             "std": list(self.std),
             "threshold": self.threshold,
-            **({"parts": [vars(part) for part in self.parts]} if self.parts else {}),
+            **({"parts": [{**vars(part), "labels": list(part.labels)} for part in self.parts]} if self.parts else {}),
         }
 
     @classmethod
@@ -95,7 +99,7 @@ class OutputSpec:
         """The reverse of `to_dict`. Raises KeyError, TypeError or ValueError when it is damaged."""
         mean, std = (tuple(float(number) for number in value[key]) for key in ("mean", "std"))
         shape = tuple(int(size) for size in value["shape"])
-        parts = tuple(Part(str(p["name"]), str(p["kind"]), int(p["width"])) for p in value.get("parts", ()))
+        parts = tuple(map(_part, value.get("parts", ())))
         made = cls(value["kind"], value["form"], shape, mean, std, float(value["threshold"]), parts)
         fits = made.kind in get_args(OutputKind) and made.form in get_args(Form) and shape and min(shape) >= 1
         scaled = (not mean and not std) or (len(mean) == len(std) == shape[0] and min(std) > 0)
@@ -103,3 +107,10 @@ class OutputSpec:
         if not fits or not scaled or not whole or not all(map(math.isfinite, mean + std)) or not 0 < made.threshold < 1:
             raise ValueError(f"output {dict(value)}")
         return made
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    made = Part(str(value["name"]), str(value["kind"]), int(value["width"]), tuple(map(str, value.get("labels", ()))))
+    if made.labels and len(made.labels) != made.width:
+        raise ValueError(f"part {dict(value)}")
+    return made

@@ -39,6 +39,10 @@ class ContrastiveTask(Task):
     needs_augmentation: ClassVar[bool] = True
 
     @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return True
+
+    @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
         return Outputs(config.embedding)
 

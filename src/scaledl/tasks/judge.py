@@ -92,6 +92,11 @@ class Judge(pl.LightningModule):
         return len(batch.ids)
 
     @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        """Whether it can be learned where some training samples lack their label, or some of their numbers."""
+        return False
+
+    @classmethod
     def check_model(cls, module: nn.Module, spec: DataSpec, family: str) -> None:
         """Raises UsageError for a model that cannot learn this, though its outputs have the right shape."""
 

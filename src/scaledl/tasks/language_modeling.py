@@ -34,6 +34,10 @@ class LanguageModelingTask(Task):
     kind: ClassVar[OutputKind] = "tokens"
 
     @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return True
+
+    @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
         return outputs_of_texts(spec, config)
 

@@ -35,6 +35,10 @@ class MaskedLanguageModelingTask(Task):
     kind: ClassVar[OutputKind] = "tokens"
 
     @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return True
+
+    @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
         return outputs_of_texts(spec, config)
 

@@ -31,6 +31,10 @@ class MaskedReconstructionTask(Task):
     kind: ClassVar[OutputKind] = "input"
 
     @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return True
+
+    @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
         return outputs_like_inputs(spec, config)
 

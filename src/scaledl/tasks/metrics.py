@@ -220,35 +220,73 @@ def calibration_error(judged: Judged) -> Gauge:
 
 
 def mse(judged: Judged) -> Gauge:
-    return _of_numbers(regression.MeanSquaredError())
+    return _of_numbers(regression.MeanSquaredError(), _known)
 
 
 def rmse(judged: Judged) -> Gauge:
-    return _of_numbers(MeanOverNumbers(judged.count))
-
-
-class MeanOverNumbers(regression.MeanSquaredError):
     """The root of the mean squared error of each number, and of these the mean."""
+    return _of_numbers(OverNumbers(judged.count, _rmse))
 
-    def __init__(self, count: int) -> None:
-        super().__init__(squared=False, num_outputs=count)
+
+def _rmse(sums: OverNumbers) -> Tensor:
+    return (sums.squared_errors / sums.seen).sqrt().mean()
+
+
+class OverNumbers(torchmetrics.Metric):
+    """Of each number, over the samples that have it: how many, and the sums that figures are made of; then a mean over
+    the numbers. A truth that is NaN is not there."""
+
+    seen: Tensor
+    squared_errors: Tensor
+    truths: Tensor
+    squared_truths: Tensor
+
+    def __init__(self, count: int, figure: Callable[[OverNumbers], Tensor]) -> None:
+        super().__init__()
+        self._figure = figure
+        for name in ("seen", "squared_errors", "truths", "squared_truths"):
+            self.add_state(name, torch.zeros(count, dtype=torch.float64), "sum")
+
+    def update(self, outputs: Tensor, truths: Tensor) -> None:
+        outputs, truths = (values.reshape(len(values), -1) for values in (outputs, truths))
+        known = ~truths.isnan()
+        truths = truths.nan_to_num(0.0)
+        self.seen += known.sum(0)
+        self.squared_errors += ((outputs - truths).square() * known).sum(0)
+        self.truths += truths.sum(0)
+        self.squared_truths += truths.square().sum(0)
 
     def compute(self) -> Tensor:
-        return super().compute().mean()
+        return self._figure(self)
 
 
 def mae(judged: Judged) -> Gauge:
-    return _of_numbers(regression.MeanAbsoluteError())
+    return _of_numbers(regression.MeanAbsoluteError(), _known)
 
 
 def r2(judged: Judged) -> Gauge:
-    return _of_numbers(regression.R2Score(multioutput="uniform_average"))
+    """Of each number, and of these the mean."""
+    return _of_numbers(OverNumbers(judged.count, _r2))
 
 
-def _of_numbers(metric: torchmetrics.Metric) -> Gauge:
+def _r2(sums: OverNumbers) -> Tensor:
+    """As torchmetrics has it: where the truths hardly differ 1 without an error, else 0."""
+    errors, spread = sums.squared_errors, sums.squared_truths - sums.truths.square() / sums.seen
+    none = torch.zeros_like(errors)
+    wrong, differ = ~torch.isclose(errors, none, atol=1e-4), ~torch.isclose(spread, none, atol=1e-4)
+    return torch.where(wrong & differ, 1 - errors / spread, (~wrong).double()).mean()
+
+
+def _of_numbers(metric: torchmetrics.Metric, view: View = lambda outputs, truths: (outputs, truths)) -> Gauge:
     """In double precision: sums of squares of large numbers that hardly differ need it."""
     metric.set_dtype(torch.float64)
-    return Gauge(metric, lambda outputs, truths: (outputs.double().contiguous(), truths.double().contiguous()))
+    return Gauge(metric, lambda outputs, truths: view(outputs.double().contiguous(), truths.double().contiguous()))
+
+
+def _known(outputs: Tensor, truths: Tensor) -> tuple[Tensor, Tensor]:
+    """Those that are there."""
+    known = ~truths.isnan()
+    return (outputs, truths) if bool(known.all()) else (outputs[known], truths[known])
 
 
 def perplexity(judged: Judged) -> Gauge:

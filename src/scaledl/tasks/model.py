@@ -6,6 +6,7 @@ from torch import nn
 
 from scaledl.config import Config
 from scaledl.config.registry import TASKS
+from scaledl.config.schema import TaskConfig
 from scaledl.data import DataModule, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.structure import Model, new_model
@@ -47,9 +48,23 @@ def model_for(config: Config, spec: DataSpec) -> Model:
 
 def _check_target(task: type[Task], config: Config, spec: DataSpec) -> None:
     if spec.target in task.targets:
+        _check_unlabeled(task, config, spec)
         return
     allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
     raise UsageError(
         f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
         f"allowed for them: {allowed or 'none'}"
+    )
+
+
+def _check_unlabeled(task: type[Task], config: Config, spec: DataSpec) -> None:
+    if not spec.unlabeled or task.takes_unlabeled(config.task):
+        return
+    tasks = [(name, TASKS.resolve(name)) for name in TASKS.names()]
+    allowed = [name for name, one in tasks if spec.target in one.targets and one.takes_unlabeled(TaskConfig(name=name))]
+    anomalies = " with task.anomaly_label" if config.task.anomaly_label else ""
+    raise UsageError(
+        f"task.name: got {config.task.name}{anomalies}, and {spec.unlabeled:,} training samples of data.source "
+        f"{spec.source} have no label; allowed for them: {', '.join(allowed)}; fix: one of these, or prepare the data "
+        "with data.prepare.unlabeled=drop"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -34,6 +35,12 @@ class Head:
     config: HeadConfig
     columns: tuple[int, ...]
     outputs: slice
+    labels: tuple[str, ...] = ()  # of its outputs: classes, where they have names, else columns
+
+    @property
+    def width(self) -> int:
+        width: int = self.outputs.stop - self.outputs.start
+        return width
 
 
 class MultiTask(Task):
@@ -43,14 +50,18 @@ class MultiTask(Task):
     for each column of 0 and 1; of kind numbers a standardised number for each column. The loss is the weighted sum of
     cross entropy, binary cross entropy and squared error. A target that is NaN is not there, and counts for nothing.
 
-    Heads are the outputs of the model's last layer; targets of steps, pixels and single classes beside numbers are not
-    supported, as a sample has one row of targets.
+    Heads are the outputs of the model's last layer. What is learned of steps or pixels cannot be beside them, as a
+    sample has one row of targets and a model one form of outputs.
     """
 
     targets = frozenset({"numbers", "classes"})
     kind: ClassVar[OutputKind] = "mixed"
     target_mean: Tensor
     target_std: Tensor
+
+    @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return True
 
     @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
@@ -60,11 +71,10 @@ class MultiTask(Task):
     def output_spec(cls, spec: DataSpec, config: TaskConfig) -> OutputSpec:
         mean, std, parts = [], [], []
         for head in heads_of(spec, config):
-            width = head.outputs.stop - head.outputs.start
             scaled = head.config.kind == "numbers" and bool(spec.target_mean)
-            mean += [spec.target_mean[i] for i in head.columns] if scaled else [0.0] * width
-            std += [spec.target_std[i] for i in head.columns] if scaled else [1.0] * width
-            parts.append(Part(head.name, head.config.kind, width))
+            mean += [spec.target_mean[i] for i in head.columns] if scaled else [0.0] * head.width
+            std += [spec.target_std[i] for i in head.columns] if scaled else [1.0] * head.width
+            parts.append(Part(head.name, head.config.kind, head.width, head.labels))
         made = super().output_spec(spec, config)
         return dataclasses.replace(made, mean=tuple(mean), std=tuple(std), parts=tuple(parts))
 
@@ -79,8 +89,8 @@ class MultiTask(Task):
     def gauges(self) -> dict[str, Gauge]:
         made = {}
         for head in self._heads:
-            figure, width = HEAD_FIGURES[head.config.kind], head.outputs.stop - head.outputs.start
-            made[f"{head.name}_{figure}"] = gauge(figure, Judged(SCALES[head.config.kind], width), head.name)
+            figure = HEAD_FIGURES[head.config.kind]
+            made[f"{head.name}_{figure}"] = gauge(figure, Judged(SCALES[head.config.kind], head.width), head.name)
         return made
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
@@ -104,10 +114,11 @@ class MultiTask(Task):
         return {head.name: self._pair(head, result["output"][:, head.outputs], batch.y) for head in self._heads}
 
     def _pair(self, head: Head, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Of samples all of whose targets are there."""
+        """Of samples whose class is there, all of whose labels are, or any of whose numbers."""
         columns = list(head.columns)
         truths = y[:, columns]
-        known = ~truths.isnan().any(1)
+        absent = truths.isnan()
+        known = ~(absent.all(1) if head.config.kind == "numbers" else absent.any(1))
         output, truths = output[known], truths[known]
         if head.config.kind == "class":
             return output, truths[:, 0].long()
@@ -126,7 +137,7 @@ class MultiTask(Task):
         for head in self._heads:
             known = batch.y[:, list(head.columns)]
             known = known[~known.isnan()]
-            most = (head.config.classes or 2) - 1
+            most = head.width - 1 if head.config.kind == "class" else 1
             wrong = (known != known.round()) | (known < 0) | (known > most)
             if head.config.kind != "numbers" and bool(wrong.any()):
                 raise UsageError(
@@ -136,13 +147,42 @@ class MultiTask(Task):
 
 
 def heads_of(spec: DataSpec, config: TaskConfig) -> list[Head]:
-    """The heads with their places among targets and outputs. Raises UsageError for a column that is not there."""
+    """The heads with their places among targets and outputs. Raises UsageError for a column that is not there, or that
+    holds something else."""
     heads, start = [], 0
     for name, head in config.heads.items():
         missing = [column for column in head.columns if column not in spec.labels]
         if missing:
             raise UsageError(f"task.heads.{name}.columns: got {missing[0]!r}; allowed: {', '.join(spec.labels)}")
-        stop = start + (head.classes or len(head.columns))
-        heads.append(Head(name, head, tuple(spec.labels.index(column) for column in head.columns), slice(start, stop)))
-        start = stop
+        places = tuple(spec.labels.index(column) for column in head.columns)
+        names = [spec.target_classes[place] if spec.target_classes else () for place in places]
+        _check_kind(name, head, names)
+        count = head.classes or len(names[0]) if head.kind == "class" else len(places)
+        labels = names[0] if head.kind == "class" else tuple(head.columns)
+        heads.append(Head(name, head, places, slice(start, start + count), labels))
+        start += count
     return heads
+
+
+def _check_kind(name: str, head: HeadConfig, names: Sequence[Sequence[str]]) -> None:
+    """`names`: of each column those of its classes, where it holds such."""
+    if head.kind == "class":
+        known = len(names[0])
+        if not known and head.classes is None:
+            raise UsageError(
+                f"task.heads.{name}.classes: missing, and column {head.columns[0]!r} holds numbers; allowed: how many "
+                "classes there are, or a set prepared with that column in data.prepare.categorical"
+            )
+        if known and head.classes not in (None, known):
+            raise UsageError(
+                f"task.heads.{name}.classes: got {head.classes}; allowed: {known}, as column {head.columns[0]!r} has "
+                f"{', '.join(names[0][:5])}"
+            )
+        return
+    most = 2 if head.kind == "labels" else 0
+    for column, classes in zip(head.columns, names, strict=True):
+        if len(classes) > most:
+            raise UsageError(
+                f"task.heads.{name}.columns: got {column!r}, which is one of the classes {', '.join(classes[:5])}; "
+                f"allowed with kind={head.kind}: columns of {'0 and 1' if most else 'numbers'}; fix: kind=class"
+            )

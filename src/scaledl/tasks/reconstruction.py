@@ -39,6 +39,10 @@ class ReconstructionTask(Task):
     kind: ClassVar[OutputKind] = "input"
 
     @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return config.anomaly_label is None
+
+    @classmethod
     def outputs(cls, spec: DataSpec, config: TaskConfig) -> Outputs:
         if config.loss == "bce" and spec.modality != "image":
             raise UsageError(

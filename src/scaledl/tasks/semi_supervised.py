@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scaledl.config.schema import AugmentConfig, TaskConfig
 from scaledl.data import Arrays, Batch, DataModule, DataSpec
+from scaledl.data.arrays import NO_CLASS
 from scaledl.data.hashing import hash_ids, hash_key, uniform
 from scaledl.data.position import PositionedLoader
 from scaledl.errors import UsageError
@@ -19,13 +20,18 @@ UNLABELED = 1004  # coordinate of draws, as in `scaledl.data.hashing`
 
 
 class SemiSupervisedTask(ClassificationTask):
-    """Logits [B, K] against labels int64 [B], where -1 is none; `unlabeled_fraction` of the others are not looked at.
+    """Logits [B, K] against labels int64 [B], where NO_CLASS is none; `unlabeled_fraction` of the others are not looked
+    at.
 
     In training each sample is seen as it is and augmented, x [2 B, ...]. Where there is no label, the class that the
     model gives the sample as it is, with a probability of at least `confidence`, is what it learns for the augmented
     one (without augmentation these are the same, which is Lee's way). Both losses are sums over a batch divided by
     the share of such samples in the split: their means in expectation, whatever a batch has of them.
     """
+
+    @classmethod
+    def takes_unlabeled(cls, config: TaskConfig) -> bool:
+        return True
 
     def __init__(self, model: nn.Module, config: TaskConfig, spec: DataSpec) -> None:
         super().__init__(model, config, spec)
@@ -44,7 +50,7 @@ class SemiSupervisedTask(ClassificationTask):
 
     def _is_labeled(self, ids: Tensor, y: Tensor) -> Tensor:
         drawn = uniform(hash_ids(ids, [hash_key(self.seed, UNLABELED)])[0])
-        return (drawn >= self.config.unlabeled_fraction) & (y >= 0)
+        return (drawn >= self.config.unlabeled_fraction) & (y != NO_CLASS)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         if not self.training or len(batch.x) == len(batch.y):  # a loader of single views

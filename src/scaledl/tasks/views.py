@@ -65,4 +65,9 @@ def paired_loader(
             f"task.name: got {task}, which needs two views of each sample, and data.source {data.spec.source} is in "
             "shards; allowed: a set prepared with data.prepare.shard_mb=0"
         )
+    if any(augment.mixup or augment.cutmix for augment in augments):
+        raise UsageError(
+            f"data.augment.mixup, data.augment.cutmix: on, and task.name={task} sees each sample by itself, twice; "
+            "allowed: 0"
+        )
     return PairedLoader(arrays, data.spec, batch_size, augments, fixed=fixed, **options)

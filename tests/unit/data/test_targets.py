@@ -103,7 +103,8 @@ def test_ignored_steps_and_pixels_are_not_counted(handed_over: list[RawData]) ->
         ("classes", {"labels": GOOD["classes"].labels * 2}, "labels have other values than 0 and 1"),
         ("classes", {"labels": GOOD["classes"].labels.long()}, r"torch.int64 \(20, 2\); expected of target classes"),
         ("numbers", {"labels": ROWS[:, :1]}, r"\(20, 1\); expected of target numbers: torch.float32 \[20, 2\]"),
-        ("numbers", {"labels": torch.full((N, 2), float("nan"))}, "some labels are NaN or infinite"),
+        ("numbers", {"labels": torch.full((N, 2), float("nan"))}, "a number is NaN in all samples"),
+        ("numbers", {"labels": torch.full((N, 2), float("inf"))}, "some labels are infinite"),
         ("tags", {"labels": STEPS[:, :3]}, r"expected of target tags: torch.int64 \[20, 4\]"),
         ("tags", {"labels": STEPS + 1}, "labels run from 1 to 3, but there are 3 class names"),
         ("tags", {"inputs": ROWS, "test_inputs": ROWS[:4]}, "expected of target tags"),
@@ -152,3 +153,35 @@ def test_diabetes_is_a_number_to_predict() -> None:
     assert (len(data.train) + len(data.val), len(data.test)) == (354, 88)
     assert 140 < data.spec.target_mean[0] < 160
     assert torch.equal(data.test.labels, build_data(DataConfig(source="diabetes"), 3).test.labels)
+
+
+def test_a_class_that_is_missing_stays_in_training(handed_over: list[RawData]) -> None:
+    labels = torch.tensor([0, 1, -1, -1] * 5)
+    raw = RawData(ROWS, labels, ROWS[:4], torch.tensor([0, 1, 1, 0]), ("a", "b"))
+    handed_over[:] = [raw]
+    data = build_data(DataConfig(val_fraction=0.25), 0)
+    assert (data.spec.unlabeled, data.class_counts("train"), data.class_counts("val")) == (10, (4, 4), (1, 1))
+    assert int((data.train.labels == -1).sum()) == 10
+    for change, reason in (
+        ({"test_labels": torch.tensor([0, 1, -1, 0])}, "test set: labels run from -1 to 1"),
+        ({"labels": labels * 0 - 1}, "training set: no sample has a label"),
+        ({"labels": labels * 2 - 1}, "training set: labels run from -3 to 1"),
+    ):
+        handed_over[:] = [replace(raw, **change)]
+        with pytest.raises(UsageError, match=reason):
+            build_data(DataConfig(), 0)
+
+
+def test_numbers_that_are_missing_count_in_no_statistic(handed_over: list[RawData]) -> None:
+    labels = GOOD["numbers"].labels.clone()
+    labels[::3, 0] = float("nan")
+    handed_over[:] = [replace(GOOD["numbers"], labels=labels)]
+    data = build_data(DataConfig(val_fraction=0.25), 0)
+    known = data.train.labels.double()
+    assert data.spec.unlabeled == int(known.isnan().any(1).sum()) > 0
+    assert data.spec.target_mean == pytest.approx(known.nanmean(0).tolist())
+    column = known[:, 0][~known[:, 0].isnan()]
+    assert data.spec.target_std[0] == pytest.approx(float(column.std(correction=0)))
+    labels[1] = float("nan")
+    with pytest.raises(UsageError, match="training set: a sample has NaN for all of its numbers"):
+        build_data(DataConfig(), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +97,7 @@ def test_wrong_columns_and_targets_are_named(around: Callable[..., Any], things:
     ("heads", "message"),
     [
         ("{}", "task.heads (command line): got {}; allowed: with task.name=multi_task at least one"),
-        ("{a: {kind: class, columns: [x]}}", "allowed: one column and classes=N with kind=class"),
+        ("{a: {kind: class, columns: [x, y]}}", "allowed: one column with kind=class"),
         ("{a: {kind: numbers, columns: [x], classes: 2}}", "no classes with others"),
         ("{a: {kind: numbers, columns: [x]}, b: {kind: labels, columns: [x]}}", "a column of one head only"),
     ],
@@ -113,3 +114,63 @@ def test_heads_are_for_several_tasks_only() -> None:
     config = load_config(None, ["task.name=multi_task", "task.heads={a: {kind: numbers, columns: [x]}}"])
     assert dict(config.objectives) == {"val_loss": "min"}
     assert config.task.figures == ("loss", "a_rmse")
+
+
+@pytest.fixture(scope="module")
+def named(things: DataModule) -> DataModule:
+    """The color has names, and a third of the numbers is missing, everywhere."""
+    names = (("blue", "green", "red"), (), (), ("no", "yes"), ())
+    splits = {}
+    for name in ("train", "val", "test"):
+        split = getattr(things, name)
+        labels = split.labels.clone()
+        labels[::3, 1:3], labels[1::3, 0] = math.nan, math.nan
+        splits[name] = dataclasses.replace(split, labels=labels)
+    spec = dataclasses.replace(things.spec, target_classes=names, unlabeled=160)
+    return DataModule(spec, **splits)
+
+
+def test_a_class_beside_numbers_where_some_are_missing(train: Callable[..., Any], named: DataModule) -> None:
+    heads = {
+        "color": {"kind": "class", "columns": ["color"]},
+        "size": {"kind": "numbers", "columns": ["height", "width"]},
+        "marks": {"kind": "labels", "columns": ["dotted", "striped"]},
+    }
+    task = {"name": "multi_task", "heads": heads}
+    trained = train(named, task, **{"trainer.epochs": 15})
+    assert list(trained.after.metrics) == ["loss", "color_accuracy", "size_rmse", "marks_f1"]
+    assert trained.after.metrics["color_accuracy"] > 0.8
+    assert trained.after.metrics["marks_f1"] > 0.8
+    assert trained.after.metrics["size_rmse"] < 0.5 * trained.before.metrics["size_rmse"]
+    made = MultiTask.output_spec(named.spec, replace(Config(), {"task": task}).task)
+    assert made == OutputSpec.from_dict(made.to_dict())
+    assert [part.labels for part in made.parts] == [
+        ("blue", "green", "red"),
+        ("height", "width"),
+        ("dotted", "striped"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            {"kind": "class", "columns": ["height"]},
+            r"task\.heads\.x\.classes: missing, and column 'height' holds numbers; allowed: how many .*categorical",
+        ),
+        (
+            {"kind": "class", "columns": ["color"], "classes": 4},
+            r"task\.heads\.x\.classes: got 4; allowed: 3, as column 'color' has blue, green, red",
+        ),
+        (
+            {"kind": "numbers", "columns": ["height", "color"]},
+            r"task\.heads\.x\.columns: got 'color', which is one of the classes blue, .* fix: kind=class",
+        ),
+        ({"kind": "labels", "columns": ["color"]}, r"allowed with kind=labels: columns of 0 and 1; fix: kind=class"),
+    ],
+)
+def test_heads_fit_their_columns(
+    around: Callable[..., Any], named: DataModule, head: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        around(nn.Identity(), named, {"name": "multi_task", "heads": {"x": head}})

@@ -56,3 +56,31 @@ def test_more_metrics_by_name(train: Callable[..., Any], diabetes: DataModule) -
     trained = train(diabetes, {"name": "regression", "metrics": ["mse", "rmse"]}, **{"trainer.epochs": 1})
     assert list(trained.after.metrics) == ["loss", "rmse", "mae", "r2", "mse"]
     assert math.isfinite(trained.after.metrics["mse"])
+
+
+def test_numbers_that_are_missing_count_for_nothing(
+    around: Callable[..., Any], train: Callable[..., Any], diabetes: DataModule
+) -> None:
+    y = diabetes.train.labels.clone()
+    y[::2, 0], y[1::4, 1] = math.nan, math.nan
+    task = around(nn.Identity(), diabetes, {"name": "regression"})
+    mean, std = torch.tensor(diabetes.spec.target_mean), torch.tensor(diabetes.spec.target_std)
+    z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    result = task.step(Batch(z, y[:8], torch.arange(8)))
+    errors = (z - (y[:8] - mean) / std).square()
+    torch.testing.assert_close(result["loss"], errors.nanmean(1).mean())
+    result["loss"].backward()
+    assert torch.equal(z.grad == 0, y[:8].isnan())
+
+    split = diabetes.train.__class__(diabetes.train.inputs, y, diabetes.train.ids)
+    judged = DataModule(diabetes.spec, split, split, split)
+    trained = train(judged, {"name": "regression", "metrics": ["mse"]}, **{"trainer.epochs": 15})
+    outputs = trained.result.model.module(normalize(split.inputs, diabetes.spec)).detach() * std + mean
+    squares = (outputs - y).double().square()
+    spread = (y - y.nanmean(0)).double().square()
+    assert trained.after.metrics["rmse"] == pytest.approx(float(squares.nanmean(0).sqrt().mean()), rel=1e-4)
+    assert trained.after.metrics["mse"] == pytest.approx(float(squares.nanmean()), rel=1e-4)
+    assert trained.after.metrics["mae"] == pytest.approx(float((outputs - y).double().abs().nanmean()), rel=1e-4)
+    r2 = (1 - squares.nansum(0) / spread.nansum(0)).mean()
+    assert trained.after.metrics["r2"] == pytest.approx(float(r2), rel=1e-3)
+    assert trained.after.metrics["r2"] > 0.35

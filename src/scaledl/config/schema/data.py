@@ -129,6 +129,12 @@ class PrepareConfig(Section):
     labels_separator: str | None = Field(
         default=None, min_length=1, max_length=10, description="What stands between the classes of a sample: a;b."
     )
+    unlabeled: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="Samples without a label (an empty cell, null, a folder named unlabeled, unlabelled or unsup): "
+        "left out, or kept in the training split for task.name=semi_supervised. Of several targets: a sample that "
+        "lacks some of them is left out, or keeps those that it has, in all splits (multi_task, regression).",
+    )
     text: ColumnName | None = Field(default=None, description="Column with the text, of a text source with columns.")
     group: ColumnName | None = Field(
         default=None, description="Column whose equal values stay in one split, a patient's for instance."

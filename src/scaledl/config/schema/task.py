@@ -29,12 +29,18 @@ class HeadConfig(Section):
     """One of several things that are learned side by side."""
 
     kind: Literal["class", "labels", "numbers"] = Field(
-        description="class: one of several, from one column of whole numbers; labels: 0 or 1 in each column; numbers."
+        description="class: one of several, from one column of names or of whole numbers from 0 on; labels: 0 or 1 in "
+        "each column; numbers."
     )
     columns: Annotated[list[str], Field(min_length=1, max_length=4096)] = Field(
         description="Names of the columns of targets that it learns."
     )
-    classes: int | None = Field(default=None, ge=2, le=1_000_000, description="Of kind class: how many there are.")
+    classes: int | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        description="Of kind class: how many there are. Default: as many as the column of a prepared set has names of.",
+    )
     weight: PositiveFloat = Field(default=1.0, description="Of its loss in the sum of all.")
 
 
@@ -146,9 +152,9 @@ def _head_conflicts(task: TaskConfig) -> list[Conflict]:
     found, taken = [], [column for head in task.heads.values() for column in head.columns]
     for name, head in task.heads.items():
         key = f"task.heads.{name}"
-        if (head.kind == "class") != (head.classes is not None) or (head.kind == "class" and len(head.columns) != 1):
+        if (head.kind != "class" and head.classes is not None) or (head.kind == "class" and len(head.columns) != 1):
             what = f"kind={head.kind} columns={head.columns} classes={head.classes}"
-            found.append(Conflict(key, key, what, "one column and classes=N with kind=class, no classes with others"))
+            found.append(Conflict(key, key, what, "one column with kind=class, no classes with others"))
         found += [
             Conflict(key, key, column, "a column of one head only")
             for column in head.columns

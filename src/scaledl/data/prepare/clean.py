@@ -36,13 +36,13 @@ def exact_copies(
     dropped: list[Dropped] = []
     for members in _groups(group):
         found = [items[row] for row in decoded.rows[members].tolist()]
-        labels = sorted({str(item.label) for item in found})
+        labels = sorted({str(item.label) for item in found if item.label is not None})
         if len(labels) > 1:
             kept[members] = False
             reason = f"the same {what} has several labels: {', '.join(labels)}"
             dropped += [Dropped(item.key, reason) for item in found]
             continue
-        first = min(range(len(found)), key=lambda i: (_RANK[found[i].split], i))
+        first = min(range(len(found)), key=lambda i: (found[i].label is None, _RANK[found[i].split], i))
         for i, member in enumerate(members):
             if i != first:
                 kept[member] = False
@@ -139,7 +139,8 @@ def _one(what: str) -> str:
 def _within(items: Sequence[Item], pairs: Sequence[tuple[int, int]], what: str) -> list[tuple[int, Dropped]]:
     """What goes when of those that are nearly the same only the first one stays."""
     lost: dict[int, Dropped] = {}
-    for one, other in pairs:
+    for pair in pairs:
+        one, other = sorted(pair, key=lambda member: items[member].label is None)
         if one not in lost:
             lost.setdefault(other, Dropped(items[other].key, f"looks the same as another {what}", items[one].key))
     return sorted(lost.items())

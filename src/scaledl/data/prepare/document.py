@@ -119,6 +119,14 @@ def _is_quantity(one: dict[str, Any]) -> bool:
     return all(_is_number(one.get(name)) for name in ("mean", "std", "min", "max")) and one["std"] > 0
 
 
+def _are_target_classes(value: Any, document: dict[str, Any]) -> bool:
+    """Of each number the names of the classes that it counts."""
+    if "target_classes" not in document:
+        return True
+    named = _target(document) == "numbers" and _are(value, lambda names: _are(names, _is_text))
+    return named and len(value) == len(document["labels"])
+
+
 def _is_width(value: Any, document: dict[str, Any]) -> bool:
     """How many tags the longest sample has."""
     return _target(document) != "tags" or (_is_count(value) and value > 0)
@@ -163,6 +171,8 @@ _COMMON: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "target": _is_target,
     "labels": _are_labels,
     "targets": _are_targets,
+    "target_classes": _are_target_classes,
+    "unlabeled": lambda value, document: "unlabeled" not in document or _is_count(value),
     "tags": _is_width,
     "profile": _is_profile,
     "notes": lambda value, _: _are(value, _is_text),

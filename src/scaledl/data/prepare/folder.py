@@ -1,4 +1,7 @@
-"""Image folders in ImageNet's layout: ROOT/CLASS/FILE, or ROOT/{train,val,test}/CLASS/FILE."""
+"""Image folders in ImageNet's layout: ROOT/CLASS/FILE, or ROOT/{train,val,test}/CLASS/FILE.
+
+What lies in ROOT/unlabeled, beside the classes or the splits, has no label: so STL-10, or IMDB's train/unsup, have it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from scaledl.data.prepare.links import may_link
 from scaledl.errors import UsageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+UNLABELED = ("unlabeled", "unlabelled", "unsup")
 _IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
@@ -30,25 +34,31 @@ def collect_folder(root: Path, *, classes: bool = True) -> Collected:
 
 def find_class_files(
     root: Path, extensions: Sequence[str], what: str, dropped: list[Dropped], *, classes: bool = True
-) -> list[tuple[str, str, str, Path]]:
+) -> list[tuple[str, str | None, str, Path]]:
     """Key, class, split and path of every file in a class's folder; others with these names go to `dropped`.
+
+    In a folder of such a name files have no class.
 
     Without `classes` files may lie anywhere.
 
     Raises UsageError where there is none.
     """
-    found: list[tuple[str, str, str, Path]] = []
-    for split, folder in splits_of(root):
+    found: list[tuple[str, str | None, str, Path]] = []
+    for split, folder in splits_of(root, UNLABELED):
+        beside = folder != root and folder.name.lower() in UNLABELED
+        split = "train" if beside else split
         above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
         for key in files_of(folder, root, dropped):
             label, *below = key.removeprefix(above).split("/")
             if not key.lower().endswith(tuple(extensions)):
                 dropped.append(Dropped(key, f"no {what} by its name; known: {' '.join(extensions)}"))
+            elif classes and (beside or (below and label.lower() in UNLABELED)):
+                found.append((key, None, split, root / key))
             elif not below and classes:
                 dropped.append(Dropped(key, "lies beside the classes' folders, so it has no label"))
             else:
                 found.append((key, label, split, root / key))
-    if not found:
+    if not any(label is not None for _, label, _, _ in found):
         raise UsageError(
             f"{root}: no {what} in a folder of a class; expected {root}/CLASS/FILE{extensions[0]}, or "
             f"{root}/train/CLASS/FILE{extensions[0]} and the same below val or test"
@@ -56,13 +66,14 @@ def find_class_files(
     return found
 
 
-def splits_of(root: Path) -> list[tuple[str, Path]]:
-    """Split names and their folders; one without a name where the classes lie in the root itself."""
+def splits_of(root: Path, others: Sequence[str] = ()) -> list[tuple[str, Path]]:
+    """Split names and their folders; one without a name where the classes lie in the root itself, and where a folder of
+    the `others` lies beside the splits."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     named = [(split_named(path.name), path) for path in folders]
     if not any(split == "train" for split, _ in named):
         return [("", root)]
-    strange = [path.name for split, path in named if not split]
+    strange = [path.name for split, path in named if not split and path.name.lower() not in others]
     if strange:
         raise UsageError(
             f"{root}: has splits ({', '.join(path.name for split, path in named if split)}) and beside them "
@@ -113,7 +124,9 @@ def _problem_of_link(entry: os.DirEntry[str], top: str) -> str:
 
 def _notes(root: Path, items: list[Item]) -> list[str]:
     splits = {item.split for item in items}
-    by_split = {split: {item.label for item in items if item.split == split} for split in splits}
+    by_split = {
+        split: {item.label for item in items if item.split == split and item.label is not None} for split in splits
+    }
     missing = sorted(
         str(label) for label in set().union(*by_split.values()) - by_split.get("train", by_split.get("", set()))
     )

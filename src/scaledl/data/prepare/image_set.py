@@ -22,6 +22,7 @@ from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
 from scaledl.data.prepare.layout import (
     Layout,
     check_dropped,
+    check_shards_have_labels,
     class_counts,
     described,
     dropped_counts,
@@ -63,6 +64,8 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
         [items[number] for number in numbers.tolist()],
         lambda labels, chosen, names: split_items(labels, [item.split for item in chosen], groups, names, config),
     )
+    numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
+    check_shards_have_labels(layout, config)
     layout = settled_layout(layout, numbers)
     grey = config.channels == "auto" and bool(decoded.looks[:, 2].all())
     shape = (target.height, target.width, 1 if grey else target.channels)

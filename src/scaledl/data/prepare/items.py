@@ -60,7 +60,9 @@ class Mask:
 
 
 def listed_label(label: Any) -> Any:
-    """As it stands in a list for people: of a mask, where it is."""
+    """As it stands in a list for people: of a mask, where it is; of a number that is not there, nothing."""
+    if isinstance(label, tuple):
+        return tuple(None if one != one else one for one in label)
     return label.key if isinstance(label, Mask) else label
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import Target
 from scaledl.data.prepare.items import Dropped, Item
-from scaledl.data.prepare.labels import with_labels
+from scaledl.data.prepare.labels import natural, with_labels
 from scaledl.errors import UsageError
 
 Read = tuple[list[Item], list[Dropped]]
+Reader = Callable[[Sequence[Item], PrepareConfig], Read]
 
 _MOST = float(np.finfo(np.float32).max)
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -61,10 +62,11 @@ def _numbers_of(items: Sequence[Item], config: PrepareConfig) -> Read:
     dropped: list[Dropped] = []
     for item in items:
         cells = item.label if isinstance(item.label, tuple) else (item.label,)
-        if any(cell is None for cell in cells):
+        lacking = [cell is None for cell in cells]
+        if all(lacking) or (any(lacking) and config.unlabeled == "drop"):
             dropped.append(Dropped(item.key, _NO_LABEL))
             continue
-        numbers = tuple(map(_number, cells))
+        numbers = tuple(math.nan if cell is None else _number(cell) for cell in cells)
         odd = next((cell for cell, number in zip(cells, numbers, strict=True) if number is None), None)
         if odd is not None:
             raise UsageError(
@@ -73,6 +75,31 @@ def _numbers_of(items: Sequence[Item], config: PrepareConfig) -> Read:
             )
         found.append(replace(item, label=numbers))
     return found, dropped
+
+
+def counted_classes(items: Sequence[Item], config: PrepareConfig) -> tuple[tuple[str, ...], ...]:
+    """Of each column of `data.prepare.targets` the names of its classes, where it holds names or is said to be
+    categorical, and none of a column of numbers; nothing where no column has classes."""
+    labels = [item.label for item in items if isinstance(item.label, tuple)]
+    if not config.targets or not labels:
+        return ()
+    found = []
+    for name, cells in zip(dict.fromkeys(config.targets), zip(*labels, strict=True), strict=True):
+        names = {str(cell) for cell in cells if cell is not None}
+        counted = name in config.categorical or not all(map(is_number, names))
+        found.append(tuple(sorted(names, key=natural)) if counted else ())
+    return tuple(found) if any(found) else ()
+
+
+def with_numbers(items: Sequence[Item], classes: Sequence[Sequence[str]]) -> Sequence[Item]:
+    """The same, where a name of a class is its number."""
+    if not classes:
+        return items
+    codes = [{name: number for number, name in enumerate(names)} for names in classes]
+    return [
+        replace(item, label=tuple(code.get(cell, cell) for code, cell in zip(codes, item.label, strict=True)))
+        for item in items
+    ]
 
 
 def _number(cell: Any) -> float | None:
@@ -131,7 +158,7 @@ def _unchanged(items: Sequence[Item], config: PrepareConfig) -> Read:
     return list(items), []
 
 
-READERS: dict[Target, Callable[[Sequence[Item], PrepareConfig], Read]] = {
+READERS: dict[Target, Reader] = {
     "class": _class_of,
     "classes": _classes_of,
     "numbers": _numbers_of,

@@ -35,7 +35,7 @@ def with_labels(items: Sequence[Item]) -> tuple[list[Item], list[Dropped]]:
 
 def class_names(items: Sequence[Item]) -> tuple[str, ...]:
     """Each label once: numbers by their value, then names."""
-    return tuple(sorted({str(item.label) for item in items}, key=natural))
+    return tuple(sorted({str(item.label) for item in items if item.label is not None}, key=natural))
 
 
 def are_quantities(labels: Sequence[Any]) -> bool:

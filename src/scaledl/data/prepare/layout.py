@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
-from scaledl.data.arrays import IGNORED, Target
+from scaledl.data.arrays import NO_CLASS, Target
 from scaledl.data.prepare.items import SPLITS, Dropped, Item
 from scaledl.data.prepare.split import counts
 from scaledl.data.prepare.store import write_array, write_lists
@@ -35,6 +35,9 @@ class Layout:
         labels: [N, ...], the items' targets.
         splits: [N], train, val or test.
         order: int64 [N], the items by id: train, then val, then test.
+        kept: bool [M], which of the items that were to be laid out these are.
+        dropped: the others: without a label, where one is needed.
+        classes: of each number the names of the classes that it counts, where there are such.
     """
 
     items: Sequence[Item]
@@ -43,6 +46,9 @@ class Layout:
     labels: NDArray[Any]
     splits: NDArray[np.str_]
     order: NDArray[np.int64]
+    kept: NDArray[np.bool_]
+    dropped: Sequence[Dropped] = ()
+    classes: tuple[tuple[str, ...], ...] = ()
 
     def members(self, split: str) -> NDArray[np.int64]:
         """Numbers of a split's items, by id."""
@@ -57,6 +63,14 @@ class Layout:
     def rows(self) -> dict[str, int]:
         return counts(self.splits)
 
+    @property
+    def unlabeled(self) -> int:
+        """How many training samples have no class, or not all of their numbers."""
+        labels = self.labels[self.splits == "train"]
+        if self.target == "class":
+            return int((labels == NO_CLASS).sum())
+        return int(np.isnan(labels).any(axis=1).sum()) if self.target == "numbers" else 0
+
 
 def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn) -> Layout:
     """Make targets of the items' labels, and split. Raises UsageError for fewer than two classes."""
@@ -66,8 +80,31 @@ def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn) -> Lay
     labels = labelled.array(items, names)
     strata, classes = (labels, names) if target == "class" else (np.zeros(len(items), np.int64), _ALL)
     splits = split_fn(strata, items, classes)
+    kept = (strata != NO_CLASS) | (splits == "train")
+    dropped = [
+        Dropped(items[i].key, f"no label: and it belongs to what is in the {splits[i]} split")
+        for i in np.flatnonzero(~kept).tolist()
+    ]
+    items = [items[i] for i in np.flatnonzero(kept).tolist()]
+    labels, splits = labels[kept], splits[kept]
     order = np.argsort([SPLITS.index(split) for split in splits], kind="stable")
-    return Layout(items, target, names, labels, splits, order)
+    made = Layout(items, target, names, labels, splits, order, kept, dropped, labelled.classes)
+    _check_numbers(made)
+    return made
+
+
+def _check_numbers(layout: Layout) -> None:
+    """Raises UsageError for a number that no sample of a split has."""
+    if layout.target != "numbers":
+        return
+    for split in SPLITS:
+        values = layout.labels[layout.splits == split]
+        absent: list[int] = np.flatnonzero(np.isnan(values).all(axis=0)).tolist() if len(values) else []
+        if absent:
+            raise UsageError(
+                f"data.prepare.targets: no sample of the {split} split has a value of {layout.names[absent[0]]!r}; "
+                "fix: another data.prepare.seed, larger fractions, or fill in more of them"
+            )
 
 
 def arrays_of(layout: Layout, config: PrepareConfig) -> list[str]:
@@ -93,8 +130,12 @@ def described(layout: Layout) -> dict[str, Any]:
         said["target"] = target
     if target == "numbers":
         said["targets"] = _quantities(layout)
+    if layout.classes:
+        said["target_classes"] = [list(names) for names in layout.classes]
     if target == "tags":
         said["tags"] = layout.labels.shape[1]
+    if layout.unlabeled:
+        said["unlabeled"] = layout.unlabeled
     return said
 
 
@@ -106,9 +147,7 @@ def class_counts(layout: Layout) -> dict[str, list[int]]:
     by_split = {split: layout.labels[layout.splits == split] for split in SPLITS}
     if target == "classes":
         return {split: labels.sum(axis=0).astype(int).tolist() for split, labels in by_split.items()}
-    return {
-        split: np.bincount(labels[labels != IGNORED], minlength=count).tolist() for split, labels in by_split.items()
-    }
+    return {split: np.bincount(labels[labels >= 0], minlength=count).tolist() for split, labels in by_split.items()}
 
 
 def _quantities(layout: Layout) -> list[dict[str, Any]]:
@@ -116,10 +155,16 @@ def _quantities(layout: Layout) -> list[dict[str, Any]]:
     values = layout.labels[layout.splits == "train"].astype(np.float64)
     if not len(values):
         raise UsageError("no item is in the training split")
-    found = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
+    measures: dict[str, Any] = {"mean": np.nanmean, "std": np.nanstd, "min": np.nanmin, "max": np.nanmax}
+    found = {key: measure_fn(values, axis=0) for key, measure_fn in measures.items()}
     found["std"] = np.where(found["std"] > 0, found["std"], 1.0)
+    missing = np.isnan(values).sum(axis=0).tolist()
     return [
-        {"name": name, **{key: float(numbers[i]) for key, numbers in found.items()}}
+        {
+            "name": name,
+            **{key: float(numbers[i]) for key, numbers in found.items()},
+            **({"missing": missing[i]} if missing[i] else {}),
+        }
         for i, name in enumerate(layout.names)
     ]
 
@@ -137,7 +182,18 @@ def check_dropped(dropped: Sequence[Dropped], total: int, config: PrepareConfig)
     first = sorted(dropped, key=lambda one: one.key)[0]
     copies = any("copy" in reason or "several labels" in reason for reason, _ in common)
     hint = ", or keep copies with data.prepare.duplicates=keep" if copies else ""
+    if any(reason == "no label" for reason, _ in common) and config.unlabeled == "drop":
+        hint += ", or keep what has no label, for task.name=semi_supervised, with data.prepare.unlabeled=keep"
     raise UsageError(
         f"data.prepare.max_dropped: {len(dropped)} of {total} items would be dropped ({listed}; the first: "
         f"{first.key}: {first.reason}); allowed: {config.max_dropped:g} of them; fix the source, or raise it{hint}"
     )
+
+
+def check_shards_have_labels(layout: Layout, config: PrepareConfig) -> None:
+    """Raises UsageError for classes that are missing in what is to be streamed."""
+    if config.shard_mb and layout.target == "class" and layout.unlabeled:
+        raise UsageError(
+            f"data.prepare.shard_mb: got {config.shard_mb}, and {layout.unlabeled:,} training samples have no label, "
+            "which is learned from in arrays only; allowed: 0, or data.prepare.unlabeled=drop"
+        )

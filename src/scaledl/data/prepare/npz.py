@@ -121,7 +121,7 @@ def _labels(path: Path, pair: _Pair, target: Target | None) -> Sequence[Any]:
     if target == "classes":
         return [tuple(str(place) for place in np.flatnonzero(row)) for row in y]
     if target == "numbers":
-        return [tuple(row) for row in y.reshape(len(y), -1).tolist()]
+        return [tuple(None if one != one else one for one in row) for row in y.reshape(len(y), -1).tolist()]
     return [_name(label) for label in y.reshape(-1)]
 
 

@@ -21,6 +21,7 @@ from scaledl.data.prepare.layout import (
     Layout,
     arrays_of,
     check_dropped,
+    check_shards_have_labels,
     class_counts,
     described,
     dropped_counts,
@@ -96,6 +97,8 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
     numbers = np.flatnonzero(kept)
     layout = _laid_out(found, [chosen[number] for number in numbers.tolist()], groups, config)
+    numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
+    check_shards_have_labels(layout, config)
     measured = content.measure(layout, numbers)
     clear(out)
     in_arrays = arrays_of(layout, config)
@@ -133,8 +136,9 @@ def _cut(
     found: Labelled, items: Sequence[Item], kept: NDArray[np.bool_], groups: NDArray[np.int64], config: PrepareConfig
 ) -> list[Item]:
     """The items, of which those that are kept know the split that their time puts them in."""
-    numbers = np.flatnonzero(kept).tolist()
-    splits = _laid_out(found, [items[number] for number in numbers], groups, config).splits
+    numbers = np.flatnonzero(kept)
+    layout = _laid_out(found, [items[number] for number in numbers.tolist()], groups, config)
+    numbers, splits = numbers[layout.kept].tolist(), layout.splits
     known = {number: str(split) for number, split in zip(numbers, splits, strict=True)}
     return [replace(item, split=known.get(number, item.split)) for number, item in enumerate(items)]
 

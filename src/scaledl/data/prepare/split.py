@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.arrays import NO_CLASS
 from scaledl.data.hashing import SPLIT, generator
 from scaledl.data.prepare.clean import clusters
 from scaledl.data.prepare.items import SPLITS, Item
@@ -29,7 +30,7 @@ def split_items(
     """The split of each item. Splits that the source has stay; others are cut from its training items, stratified.
 
     Args:
-        labels: int64 [N].
+        labels: int64 [N]; NO_CLASS where there is none, which only follows its group out of the training split.
         given: what the source says of each, or empty.
         groups: int64 [N], the first member of each one's group; a group stays together.
         names: of the classes.
@@ -42,14 +43,15 @@ def split_items(
         if split in splits or fraction == 0:
             continue
         # One stands for its group: the others follow.
-        candidates = np.flatnonzero((splits == "train") & (groups == np.arange(len(groups))))
-        _check_likeness(labels[splits == "train"], labels[candidates], names)
+        labelled = np.flatnonzero((splits == "train") & (labels != NO_CLASS))
+        candidates = labelled[np.sort(np.unique(groups[labelled], return_index=True)[1])]
+        _check_likeness(labels[labelled], labels[candidates], names)
         key = f"{_KEY}.{split}_fraction"
         if len(names) > 1:
             _, held = stratified_split(torch.from_numpy(labels[candidates]), fraction, config.seed, names, key=key)
         else:  # nothing to stratify by
             _, held = plain_split(len(candidates), fraction, config.seed, key=key)
-        splits[np.isin(groups, candidates[held.numpy()]) & (splits == "train")] = split
+        splits[np.isin(groups, groups[candidates[held.numpy()]]) & (splits == "train")] = split
     _check_classes(labels, splits, names)
     return splits
 
@@ -89,7 +91,7 @@ def split_rows(
     if timed and grouped:
         raise UsageError(f"{_KEY}.time: the items have times and groups; allowed: one of them")
     if timed:
-        splits = _by_time(np.array([item.time for item in items], np.float64), given, config)
+        splits = _by_time(np.array([item.time for item in items], np.float64), labels != NO_CLASS, given, config)
     elif grouped:
         splits = _by_group(labels, [str(item.group) for item in items], alike, given, config)
     else:
@@ -98,22 +100,25 @@ def split_rows(
     return splits
 
 
-def _by_time(times: NDArray[np.float64], given: Sequence[str], config: PrepareConfig) -> NDArray[np.str_]:
-    """The last part is test, the part before it val; equal times stay together."""
+def _by_time(
+    times: NDArray[np.float64], labelled: NDArray[np.bool_], given: Sequence[str], config: PrepareConfig
+) -> NDArray[np.str_]:
+    """The last part of what has a label is test, the part before it val; equal times stay together."""
     splits = np.array([split or "train" for split in given], dtype="U5")
     for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
         if split in splits or fraction == 0:
             continue
-        mine = times[splits == "train"]
+        training = (splits == "train") & labelled
+        mine = times[training]
         count = max(round(len(mine) * fraction), 1)
         cut = np.sort(mine)[-count]
-        sides = [held for held in (times >= cut, times > cut) if 0 < (held & (splits == "train")).sum() < len(mine)]
+        sides = [held for held in (times >= cut, times > cut) if 0 < (held & training).sum() < len(mine)]
         if not sides:
             raise UsageError(
                 f"{_KEY}.time: {len(mine)} items at {len(np.unique(mine))} different times; allowed: enough of them to "
                 f"cut the {split} split off"
             )
-        held = min(sides, key=lambda side: abs(int((side & (splits == "train")).sum()) - count))
+        held = min(sides, key=lambda side: abs(int((side & training).sum()) - count))
         splits[held & (splits == "train")] = split
     return splits
 
@@ -137,7 +142,8 @@ def _by_group(
     number = clusters(len(groups), ties)
     for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
         if split not in splits and fraction > 0:
-            held = _held_groups(labels, number, np.flatnonzero(splits == "train"), fraction, config.seed)
+            rows = np.flatnonzero((splits == "train") & (labels != NO_CLASS))
+            held = _held_groups(labels, number, rows, fraction, config.seed)
             if not held:
                 raise UsageError(
                     f"{_KEY}.group: {len(names)} groups are too few to hold out a {split} split of {fraction:g} and "
@@ -185,7 +191,7 @@ def _check_groups(groups: Sequence[str], splits: NDArray[np.str_]) -> None:
 
 
 def _check_classes(labels: NDArray[np.int64], splits: NDArray[np.str_], names: tuple[str, ...]) -> None:
-    absent = sorted(set(np.unique(labels).tolist()) - set(labels[splits == "train"].tolist()))
+    absent = sorted(set(np.unique(labels).tolist()) - {*labels[splits == "train"].tolist(), NO_CLASS})
     if absent:
         where = " and ".join(split for split in SPLITS if np.isin(labels[splits == split], absent).any())
         raise UsageError(

@@ -117,7 +117,7 @@ def finish(folder: Path, document: dict[str, Any], rows: Mapping[str, int]) -> d
     }
     if shards:
         splits["train"] = {"rows": rows["train"], "shards": shards}
-    meaning = [document[name] for name in ("labels", "columns", "target") if name in document]
+    meaning = [document[name] for name in ("labels", "columns", "target", "target_classes") if name in document]
     text = json.dumps([splits, *meaning], sort_keys=True)
     whole = {"format": FORMAT, **document, "splits": splits, "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
     atomic_json(folder / DOCUMENT, whole, "data set")

@@ -42,9 +42,11 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
     items = found.items
     problems += found.dropped
     labels, splits = Counter(_classes(found)), Counter(item.split for item in items)
+    unlabeled = sum(item.label is None for item in items) if found.target == "class" else 0
     return {
         **document,
         "items": len(items),
+        **({"unlabeled": unlabeled} if unlabeled else {}),
         "target": found.target,
         "classes": {name: labels[name] for name in sorted(labels, key=natural)},
         "splits": {split: splits[split] for split in SPLITS if splits[split]},
@@ -58,7 +60,7 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
 def _classes(found: Labelled) -> Iterator[str]:
     """Of every item its class, or each of them; nothing where there are none."""
     for item in found.items:
-        if found.target == "class":
+        if found.target == "class" and item.label is not None:
             yield str(item.label)
         elif found.target in ("classes", "tags"):
             yield from item.label

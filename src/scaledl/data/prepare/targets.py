@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
-from scaledl.data.arrays import IGNORED, Target
+from scaledl.data.arrays import IGNORED, NO_CLASS, Target
 from scaledl.data.prepare.items import Collected, Dropped, Item
-from scaledl.data.prepare.label_kinds import NO, READERS, YES, is_number, names_as_they_are
+from scaledl.data.prepare.label_kinds import (
+    NO,
+    READERS,
+    YES,
+    Read,
+    Reader,
+    counted_classes,
+    is_number,
+    names_as_they_are,
+    with_numbers,
+)
 from scaledl.data.prepare.labels import are_quantities, class_names, natural
 from scaledl.errors import UsageError
 
@@ -25,12 +35,14 @@ class Labelled:
 
     Attributes:
         given: names of the classes or numbers, where the source says them apart from the items.
+        classes: of each number, names of the classes that it counts; none where it is a quantity.
     """
 
     target: Target
     given: tuple[str, ...]
     items: Sequence[Item]
     dropped: Sequence[Dropped]
+    classes: tuple[tuple[str, ...], ...] = ()
 
     def names(self, items: Sequence[Item]) -> tuple[str, ...]:
         """Of the classes, tags or numbers of these of the items."""
@@ -45,10 +57,34 @@ def labelled(collected: Collected, config: PrepareConfig) -> Labelled:
     """The items with labels of the kind that the config or the source says. Raises UsageError for other labels."""
     target = _target(collected, config)
     as_they_are = target == "class" and collected.modality == "image"
-    items, dropped = (names_as_they_are if as_they_are else READERS[target])(collected.items, config)
+    reader = names_as_they_are if as_they_are else READERS[target]
+    keeps = target == "class" and config.unlabeled == "keep"
+    classes = counted_classes(collected.items, config) if target == "numbers" else ()
+    given = with_numbers(collected.items, classes)
+    if keeps and collected.kind == "npz":  # where -1 is how a whole number says it
+        given = [replace(item, label=None) if item.label == str(NO_CLASS) else item for item in given]
+    items, dropped = (_with_unlabeled if keeps else _read)(reader, given, config)
     if not items:
         raise UsageError(f"data.prepare.label: none of {len(collected.items)} items has a label")
-    return Labelled(target, tuple(collected.label_names), items, dropped)
+    return Labelled(target, tuple(collected.label_names), items, dropped, classes)
+
+
+def _read(reader: Reader, items: Sequence[Item], config: PrepareConfig) -> Read:
+    return reader(items, config)
+
+
+def _with_unlabeled(reader: Reader, items: Sequence[Item], config: PrepareConfig) -> Read:
+    """Those without a label stay where they are, but that nothing can be judged by them in validation and test."""
+    known = [item for item in items if item.label is not None]
+    read, dropped = reader(known, config) if known else ([], [])
+    found = {item.key: item for item in read}
+    kept = []
+    for item in items:
+        if item.label is None and item.split in ("val", "test"):
+            dropped.append(Dropped(item.key, f"no label: and it is in the {item.split} split"))
+        elif item.label is None or item.key in found:
+            kept.append(found.get(item.key, item))
+    return (kept if found else []), dropped
 
 
 def _target(collected: Collected, config: PrepareConfig) -> Target:
@@ -80,7 +116,10 @@ def _guessed(collected: Collected, config: PrepareConfig) -> Target:
     if any(isinstance(label, tuple) for label in labels):
         found = {cell for label in labels for cell in (label if isinstance(label, tuple) else (label,))}
         cells = {str(cell).strip().lower() for cell in found - {None}}
-        return "classes" if cells <= {*YES, *NO} or not all(map(is_number, cells)) else "numbers"
+        lacking = None in found and config.unlabeled == "keep"
+        if cells <= {*YES, *NO}:
+            return "numbers" if lacking else "classes"
+        return "numbers" if config.targets or all(map(is_number, cells)) else "classes"
     quantities = collected.kind != "image_folder" and are_quantities(labels)
     return "numbers" if quantities else "class"
 
@@ -101,7 +140,7 @@ def _names(target: Target, items: Sequence[Item], given: tuple[str, ...]) -> tup
 
 def _class_array(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.int64]:
     numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[str(item.label)] for item in items], np.int64)
+    return np.array([NO_CLASS if item.label is None else numbers[str(item.label)] for item in items], np.int64)
 
 
 def _classes_array(items: Sequence[Item], names: Sequence[str]) -> NDArray[np.float32]:

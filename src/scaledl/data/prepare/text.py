@@ -74,7 +74,7 @@ def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
     items: list[Item] = []
     dropped: list[Dropped] = []
     digest = hashlib.sha256()
-    for key, label, split, path in sorted(_class_files(root, config, dropped)):
+    for key, label, split, path in sorted(_class_files(root, config, dropped), key=lambda found: found[0]):
         try:
             content = path.read_bytes()
             digest.update(f"{key}\0{hashlib.sha256(content).hexdigest()}\n".encode(errors="surrogateescape"))
@@ -86,7 +86,7 @@ def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
     return collected_texts(root, items, dropped, digest.hexdigest())
 
 
-def _class_files(root: Path, config: PrepareConfig, dropped: list[Dropped]) -> list[tuple[str, str, str, Path]]:
+def _class_files(root: Path, config: PrepareConfig, dropped: list[Dropped]) -> list[tuple[str, str | None, str, Path]]:
     return find_class_files(root, (".txt",), "text", dropped, classes=config.target != "none")
 
 
