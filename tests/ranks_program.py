@@ -28,6 +28,7 @@ from scaledl.distributed.ranks import Ranks, as_current, current_ranks, join  # 
 from scaledl.errors import ScaledlError  # noqa: E402
 from scaledl.tasks.base import Task  # noqa: E402
 from scaledl.tasks.classification import ClassificationTask  # noqa: E402
+from scaledl.tasks.contrastive import ContrastiveTask  # noqa: E402
 
 BASE = {
     "model": {"family": "mlp", "hidden": [16]},
@@ -135,7 +136,17 @@ def watch() -> None:
             found = inspect(self.trainer.strategy, self)
             (PLAN["folder"] / f"inspect-{self.ranks.rank}.json").write_text(json.dumps(found))
 
+    plain_contrastive_step = ContrastiveTask.step
+
+    def contrastive_step(self: Any, batch: Any) -> Any:
+        hook = self.model.register_forward_pre_hook(lambda *_: spoil(self, batch, PLAN.get("spoil")))
+        try:
+            return plain_contrastive_step(self, batch)
+        finally:
+            hook.remove()
+
     ClassificationTask.step = step  # type: ignore[method-assign]
+    ContrastiveTask.step = contrastive_step  # type: ignore[method-assign]
     Task.optimizer_step = optimizer_step  # type: ignore[method-assign]
     Task.on_train_epoch_end = on_train_epoch_end  # type: ignore[method-assign]
 

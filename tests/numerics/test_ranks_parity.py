@@ -359,3 +359,35 @@ def test_losses_and_figures_of_a_task_are_those_of_one_process(
     assert (alone.code, both.code) == (0, 0), both.error
     assert len(both.metrics) == 2 + len(task.get("metrics", []))
     assert_close(both, alone)
+
+
+VIEWS = {"data.augment.crop": 1, "data.augment.brightness": 0.4}
+CONTRASTIVE = {**SGD, **VIEWS, "task": {"name": "contrastive", "embedding": 16, "temperature": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "config"),
+    [
+        (2, {}),
+        (3, {"trainer.accumulate": 5}),
+        (2, {"task": {"name": "contrastive", "embedding": 16, "loss": "triplet"}}),
+        (2, ZERO[2]),
+        (2, {"data.batch_size": 431, "data.eval_batch_size": 1}),  # the last step has one sample, for two ranks
+    ],
+    ids=["2", "3 with accumulation", "triplets", "zero 2", "a rank without a sample"],
+)
+def test_every_sample_is_told_from_those_of_all_ranks(
+    world_size: int, config: dict[str, Any], together: Callable[..., Any], one: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = {**CONTRASTIVE, **config}
+    job = together(tmp_path, world_size, config=config)
+    assert job.code == 0, job.error
+    alone = one(**{key: value for key, value in config.items() if key not in ZERO[2]})
+    assert_close(job, alone, 1e-4 if config["task"].get("loss") == "triplet" else 1e-5)  # distances near 0 are steep
+
+
+def test_with_views_of_all_ranks_one_out_of_memory_is_no_deadlock(together: Callable[..., Any], tmp_path: Path) -> None:
+    config = {**CONTRASTIVE, "data.eval_batch_size": 100}
+    job = together(tmp_path, 2, config=config, spoil={"kind": "oom", "rank": 1, "above": 70})
+    assert job.code == 0, job.error
+    assert "OUT OF MEMORY: step 1: a micro-batch of rank 1 does not fit into memory" in job.written

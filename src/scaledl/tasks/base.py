@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from scaledl.config.schema import TaskConfig
 from scaledl.console import get_console
 from scaledl.data import Batch, DataModule, DataSpec
+from scaledl.distributed.gather import OutOfMemoryElsewhere
 from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import ScaledlError
 from scaledl.optim.sam import ascend_, go_back_
@@ -160,6 +161,8 @@ class Task(Judge):
         try:
             loss = self.penalised(self.auxiliary(batch, self.step(batch)))
         except RuntimeError as error:
+            if isinstance(error, OutOfMemoryElsewhere):
+                return None, None
             if not is_out_of_memory(error):
                 raise
             return None, error

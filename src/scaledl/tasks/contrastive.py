@@ -11,6 +11,7 @@ from scaledl.config.schema import AugmentConfig, TaskConfig
 from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.data.arrays import Target
 from scaledl.data.position import PositionedLoader
+from scaledl.distributed.gather import counts_of_all, gather_rows
 from scaledl.errors import UsageError
 from scaledl.runtime.outputs import OutputKind
 from scaledl.runtime.signature import Outputs
@@ -30,8 +31,9 @@ class ContrastiveTask(Task):
     the representation, and a model that goes on from there gets another last layer, as for other classes. So all that
     was learned is in the saved model, and the task holds nothing.
 
-    Others are those of the same micro-batch on the same rank: `data.batch_size` over ranks and micro-batches says how
-    many. In an evaluation both views are the same every time.
+    Others are those of the same micro-batch on all ranks, as in the paper: `data.batch_size` over micro-batches says
+    how many, and so the loss does not depend on the number of ranks. (What BatchNorm sees does; on GPUs there is
+    `trainer.sync_batchnorm`.) In an evaluation both views are the same every time.
     """
 
     targets = frozenset(get_args(Target))
@@ -53,12 +55,31 @@ class ContrastiveTask(Task):
     def gauges(self) -> dict[str, Gauge]:
         return {"pair_accuracy": Gauge(Share())}
 
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        if not self.ranks.several:
+            return super().step(batch)
+        try:
+            output = self.model(batch.x)
+        except RuntimeError:
+            counts_of_all(self.ranks, None)  # the others wait for it
+            raise
+        count = len(batch.ids)  # none where a row only keeps this rank in step
+        counts = counts_of_all(self.ranks, count)
+        views = gather_rows(self.ranks, torch.stack(output.chunk(2), 1), counts)
+        before = sum(counts[: self.ranks.rank])
+        mine = torch.arange(before, before + count, device=output.device)
+        values = self._loss_fn(views[:, 0], views[:, 1], self.config, None)
+        own = values[mine] if values.ndim else values
+        loss = mean_over_samples(own) if count else values.sum() * 0
+        found = found_partners(views[:, 0].detach(), views[:, 1].detach()).view(2, -1)[:, mine].flatten()
+        return {"loss": loss, "output": output, "found": found}
+
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         first, second = output.chunk(2)
         return mean_over_samples(self._loss_fn(first, second, self.config, None))
 
     def judged(self, result: dict[str, Tensor], batch: Batch) -> Pairs:
-        found = found_partners(*result["output"].chunk(2))
+        found = result["found"] if "found" in result else found_partners(*result["output"].chunk(2))
         return {"outputs": (found, torch.ones_like(found))}
 
     def train_loader(
