@@ -29,6 +29,7 @@ from scaledl.models.int8_backend import backend_config, leaves, without_dropout_
 from scaledl.models.int8_rnn import int8_rnns_
 from scaledl.models.qconfigs import qconfig_mapping
 from scaledl.models.structure import EXTERNAL, Model, Structure
+from scaledl.models.vae import NUM_LATENT, VAE
 from scaledl.runtime.signature import Inputs
 
 Mode = Literal["qat", "ptq"]
@@ -150,6 +151,8 @@ def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -
             prepared = quantize_fx.prepare_qat_fx(
                 module.train(), mapping, example, leaves(module), backend_config=backend_config()
             )
+            if isinstance(module, VAE):
+                prepared.meta[NUM_LATENT] = module.num_latent
             return _tied(prepared, module)
     except _TRACE_ERRORS as error:
         raise UsageError(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from scaledl.config.schema import VAEConfig
 from scaledl.models.accepts import check_accepts
@@ -14,6 +18,7 @@ from scaledl.models.init import initialise_, kaiming_normal_
 from scaledl.runtime.signature import Inputs, Outputs
 
 LOG_VARIANCES = (-30.0, 20.0)
+NUM_LATENT = "num_latent"  # what a traced module is told of the one that it was
 
 
 class VAE(Autoencoder):
@@ -48,6 +53,35 @@ class VAE(Autoencoder):
         mean, log_variance = self.distribution(x)
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         return {"output": self.decode(z), "kl": kl_divergence(mean, log_variance)}
+
+
+TrainingOutputs = Callable[[Tensor], dict[str, Tensor]]
+
+
+def training_outputs_of(module: nn.Module) -> TrainingOutputs | None:
+    """What a training step of this module calls in place of `forward`: x -> output and kl, as `VAE` says; None of a
+    module that draws nothing.
+
+    A module traced to be fake-quantized has no methods left, but its layers: there the draw takes place where the
+    layer of the latent numbers gives them.
+    """
+    own: TrainingOutputs | None = getattr(module, "training_outputs", None)
+    if own is not None or not isinstance(module, fx.GraphModule) or NUM_LATENT not in module.meta:
+        return own
+    return partial(_traced_outputs, module)
+
+
+def _traced_outputs(module: fx.GraphModule, x: Tensor) -> dict[str, Tensor]:
+    count, found = module.meta[NUM_LATENT], {}
+
+    def draw(layer: nn.Module, arguments: Any, numbers: Tensor) -> Tensor:
+        mean, log_variance = numbers[:, :count], numbers[:, count:].clamp(*LOG_VARIANCES)
+        found["kl"] = kl_divergence(mean, log_variance)
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        return torch.cat([z, numbers[:, count:]], 1)
+
+    with module.get_submodule("latent").register_forward_hook(draw):
+        return {"output": module(x), **found}
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

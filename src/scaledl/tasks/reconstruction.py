@@ -13,6 +13,7 @@ from scaledl.config.schema import TaskConfig
 from scaledl.data import Batch, DataSpec
 from scaledl.data.arrays import Target
 from scaledl.errors import UsageError
+from scaledl.models.vae import training_outputs_of
 from scaledl.runtime.outputs import OutputKind, OutputSpec
 from scaledl.runtime.signature import Outputs
 from scaledl.tasks.base import Task
@@ -30,9 +31,9 @@ class ReconstructionTask(Task):
     Samples of `anomaly_label` are not learned from, and of all errors only `auroc` and `average_precision` look at
     theirs. With bce, of images, outputs are logits of intensities 0..1.
 
-    A model that draws its latent numbers has `training_outputs(x) -> {"output": [B, *shape], "kl": [B], nats}`: then
-    `kl_weight * kl`, divided by the number of values, is added in training. With bce and a weight of 1 this is the
-    evidence lower bound of Kingma and Welling 2014, a value of an input.
+    A model that draws its latent numbers has `training_outputs(x) -> {"output": [B, *shape], "kl": [B], nats}`, also
+    while it is fake-quantized: then `kl_weight * kl`, divided by the number of values, is added in training. With bce
+    and a weight of 1 this is the evidence lower bound of Kingma and Welling 2014, a value of an input.
     """
 
     targets = frozenset(get_args(Target))
@@ -76,7 +77,7 @@ class ReconstructionTask(Task):
         return made | {name: gauge(name, numbers) for name in self.config.figures if name not in of_errors}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        draws = getattr(self.model, "training_outputs", None) if self.training else None
+        draws = training_outputs_of(self.model) if self.training else None
         result = {"output": self.model(batch.x)} if draws is None else draws(batch.x)
         loss = self.loss(result["output"], batch)
         if "kl" in result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch.ao.nn.quantized import Conv2d as QuantizedConv2d
 from torch.ao.nn.quantized import Linear as QuantizedLinear
 
 from scaledl.compress.prune import prune_model
-from scaledl.config.schema import MLPConfig, PruneConfig, ResNetConfig
+from scaledl.config.schema import AutoencoderConfig, MLPConfig, PruneConfig, ResNetConfig, VAEConfig
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models import quantized
-from scaledl.models.structure import Model, load_model, new_model, save_model
+from scaledl.models.structure import Model, build, load_model, new_model, save_model
+from scaledl.models.vae import kl_divergence, training_outputs_of
+from scaledl.runtime.signature import Inputs, Outputs
 
 pytestmark = pytest.mark.unit
 
@@ -190,3 +193,26 @@ def test_no_library_warning_reaches_the_user(tmp_path: Path) -> None:
         model = calibrated("ptq")
         save_model(model, tmp_path)
         quantized.convert(load_model(tmp_path))
+
+
+def test_a_fake_quantized_vae_still_draws_to_be_trained_and_knows_its_divergence() -> None:
+    inputs, outputs = Inputs("image", (1, 8, 8)), Outputs(1, "input")
+    sizes: dict[str, Any] = {"latent": 3, "channels": [8, 16], "norm": "none"}
+    model = new_model(VAEConfig(family="vae", **sizes), inputs, outputs, 0)
+    prepared = quantized.prepare_qat(model, "x86")
+    again = build(prepared.structure)  # as a checkpoint or a saved model has it
+    again.load_state_dict(prepared.module.state_dict())
+    x = images(64)
+    expected = kl_divergence(*model.module.distribution(x)).detach()
+    for module in (copy.deepcopy(prepared.module), again):
+        outputs_fn = training_outputs_of(module.train())
+        assert outputs_fn is not None
+        first, second = outputs_fn(x), outputs_fn(x)
+        assert not torch.equal(first["output"], second["output"])
+        assert float((first["kl"].detach() - expected).abs().mean() / expected.mean()) < 0.05
+        first["kl"].mean().backward()
+        assert module.get_parameter("latent.weight").grad.abs().sum() > 0
+        quantized.freeze_observers_(module.eval())
+        assert torch.equal(module(x), module(x))  # by the means, and nothing of the draws is left
+    plain = new_model(AutoencoderConfig(family="autoencoder", **sizes), inputs, outputs, 0)
+    assert training_outputs_of(quantized.prepare_qat(plain, "x86").module) is None
