@@ -31,7 +31,8 @@ def subset(raw: RawData, config: DataConfig, seed: int) -> RawData:
         val = _narrowed(raw.val_inputs, raw.val_labels, raw.label_names, names, None, seed)
         raw = dataclasses.replace(raw, val_inputs=val[0], val_labels=val[1])
     if raw.lengths is not None:
-        rows = _rows(raw.labels, _numbers(names, raw.label_names), config.limit, seed)
+        numbers = _numbers(names, raw.label_names)
+        rows = _rows(raw.labels, numbers, config.limit, seed, unlabeled=names == raw.label_names)
         raw = dataclasses.replace(raw, lengths=raw.lengths[rows])
     return dataclasses.replace(
         raw, inputs=train[0], labels=train[1], test_inputs=test[0], test_labels=test[1], label_names=names
