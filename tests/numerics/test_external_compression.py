@@ -16,7 +16,7 @@ from scaledl.data import DataModule, build_data
 from scaledl.errors import UsageError
 from scaledl.export import export_and_verify, export_torchscript
 from scaledl.export.checks import sqnr_db
-from scaledl.models.quantized import calibrating, convert, prepare_ptq
+from scaledl.models.quantized import calibrating, convert, prepare_ptq, prepare_qat
 from scaledl.models.structure import Model, load_model, new_model, save_model
 from scaledl.runtime import jit
 from scaledl.runtime.artifact import read_spec
@@ -94,12 +94,36 @@ def test_dropout_that_a_trace_would_fix_is_refused() -> None:
         prepare_ptq(model, "x86")
 
 
-def test_a_model_that_cannot_be_traced_says_so() -> None:
-    args = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ExternalConfig(family="external", name="hf:bert", args=args)
-    model = new_model(config, Inputs("text", (8,), vocabulary=20), Outputs(3), seed=0)
-    with pytest.raises(UsageError, match="cannot be quantized, because its forward cannot be traced"):
-        prepare_ptq(model, "x86")
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "inputs"),
+    [
+        ("hf:bert", TINY, Inputs("text", (8,), vocabulary=20)),
+        ("hf:gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2}, Inputs("text", (8,), vocabulary=20)),
+        ("hf:vit", {**TINY, "patch_size": 8}, Inputs("image", (3, 32, 32))),
+    ],
+    ids=["bert", "gpt2", "vit"],
+)
+@pytest.mark.parametrize("mode", ["ptq", "qat"])
+def test_hugging_face_models_become_int8_layer_by_layer(
+    name: str, args: dict[str, Any], inputs: Inputs, mode: str, tmp_path: Path
+) -> None:
+    model = make(name, {**args, "initializer_range": 0.2}, inputs)
+    prepared = {"ptq": prepare_ptq, "qat": prepare_qat}[mode](model, "x86")
+    with calibrating(prepared.module), torch.no_grad():
+        prepared.module(inputs.example(32))
+    save_model(prepared, tmp_path)
+    loaded, x = load_model(tmp_path), inputs.example(16, seed=1)
+    with torch.inference_mode(), jit.quantized_engine("x86"):
+        int8 = convert(loaded)
+        assert torch.equal(loaded.module(x), prepared.module(x))
+        assert sqnr_db(int8(x), model.module(x)) > 15
+        assert torch.allclose(jit.trace_and_freeze(int8, inputs.example(2))(x), int8(x), atol=1e-5)
+    float_left = [type(part).__name__ for part in int8.modules() if type(part) in (nn.Conv2d, nn.Linear)]
+    assert not float_left
+    assert not [part for part in int8.modules() if type(part).__name__ == "Conv1D"]
 
 
 def test_what_does_not_script_is_exported_as_a_trace_that_says_so(

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 import pytorch_lightning  # noqa: F401  it sets a variable when it is imported, which is no leak of a test
+import yaml
 
 from scaledl import api
+from scaledl.api import running
 from scaledl.config import Config, portable, replace
 from scaledl.config.schema import DataConfig
 from scaledl.data import RawData, build_data
@@ -56,6 +59,33 @@ def test_another_config_under_the_same_id(config: Config, changes: dict[str, Any
     finished(config)
     with pytest.raises(UsageError, match=text):
         api.train(replace(config, changes))
+
+
+def test_a_run_of_an_older_scaledl_goes_on_although_its_config_has_fewer_keys(config: Config) -> None:
+    run = api.train(config)
+    newer = [("trainer", "profiler"), ("trainer", "limit_val_batches"), ("data", "limit"), ("run", "seed")]
+    stored = yaml.safe_load((run.path / "config.yaml").read_text())
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    for section, key in newer:
+        stored.get(section, {}).pop(key, None)
+        del manifest["config"][section][key]
+    (run.path / "config.yaml").write_text(yaml.safe_dump(stored))
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    assert api.train(config) == run
+    with pytest.raises(UsageError, match=r"changed: trainer\.epochs \(was 1, is 2\)\. "):
+        api.train(replace(config, {"trainer.epochs": 2}))
+    assert api.train(replace(config, {"trainer.epochs": 2}), allow_changes=True).manifest.attempts == 2
+
+
+def test_a_recipe_keeps_its_id_when_keys_with_defaults_are_added(config: Config) -> None:
+    run, recipe = api.train(config), replace(config, {"compress.stages": [{"method": "prune", "ratio": 0.25}]})
+    known = running._recipe_id(run, run.as_parent(), recipe)
+    newer = pydantic.create_model("Newer", __base__=type(recipe.trainer), added_later=(int, 3))
+    later = recipe.model_copy(update={"trainer": newer(**recipe.trainer.model_dump())})
+    assert later.trainer.model_dump()["added_later"] == 3
+    assert running._recipe_id(run, run.as_parent(), later) == known
+    other = replace(recipe, {"compress.stages.0.ratio": 0.5})
+    assert running._recipe_id(run, run.as_parent(), other) != known
 
 
 def test_changes_that_are_allowed_become_the_run_s_own(config: Config, capsys: pytest.CaptureFixture[str]) -> None:

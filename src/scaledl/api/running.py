@@ -196,7 +196,8 @@ def _training_digest(config: Config) -> str:
 
 
 def _digest(config: Config, *more: str) -> str:
-    """Of what decides the result: not of names, folders and the layout of ranks, so that another layout goes on."""
+    """Of what decides the result: not of names, folders and the layout of ranks, so that another layout goes on; and
+    not of values that are the default, so that keys which a newer scaledl has do not count."""
     layout = {"strategy", "devices", "num_nodes", "deepspeed", "timeout_seconds", "hang_seconds", "max_nonfinite_steps"}
     free: dict[str, Any] = {
         "run": {"id", "name", "root"},
@@ -204,5 +205,5 @@ def _digest(config: Config, *more: str) -> str:
         "trainer": layout,
         "tune": True,
     }
-    content = json.dumps([config.model_dump(mode="json", exclude=free), *more], sort_keys=True)
+    content = json.dumps([config.model_dump(mode="json", exclude=free, exclude_defaults=True), *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]

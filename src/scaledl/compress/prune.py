@@ -17,6 +17,7 @@ from scaledl.compress.attention import downstream, fused_heads, has_other_attent
 from scaledl.compress.groups import SCORES, Group, Removal
 from scaledl.compress.parts import ROOTS, hidden_groups
 from scaledl.compress.prune_attention import attention_groups
+from scaledl.compress.prune_conv1d import conv1d_groups
 from scaledl.compress.prune_recurrent import recurrent_groups
 from scaledl.compress.ranking import select_global, select_uniform
 from scaledl.compress.stage import StageContext, finetune, finetune_config, start_model
@@ -132,9 +133,10 @@ def _pruned_as_can_be(module: nn.Module, inputs: Inputs, stage: PruneConfig, key
 def _prune_hidden_(module: nn.Module, inputs: Inputs, stage: PruneConfig, key: str, why: str) -> PruningPlan:
     get_console().info(f"{key}: only hidden widths are pruned: {why}")
     grouped = hidden_groups(module, inputs.example(1))
-    if not grouped:
+    own = list(conv1d_groups(module))
+    if not grouped and not own:
         raise UsageError(f"{key}: nothing can be removed from this model: {why}, and no hidden width is found")
-    plan = _prune_(module, _plan(module, grouped, stage), stage, key)
+    plan = _prune_(module, _plan_own(module, own, stage) if own else _plan(module, grouped, stage), stage, key)
     _run_once(module, inputs)
     return plan
 

@@ -228,6 +228,19 @@ def describe(dimension: Dimension) -> str:
     return f"{text} when {when}" if when else text
 
 
+def as_yaml(dimension: Dimension) -> str:
+    """As it stands in a config, without its condition.
+
+    >>> as_yaml(Dimension("optimizer.lr", ("optimizer.lr",), "loguniform", low=1e-4, high=0.1))
+    'loguniform: [0.0001, 0.1]'
+    """
+    ends = (dimension.low, dimension.high, *([dimension.step] if dimension.step else []))
+    values = [*dimension.choices] if dimension.kind == "choice" else [float(f"{end:g}") for end in ends]
+    if dimension.is_whole:
+        values = [int(value) for value in values]
+    return f"{dimension.kind}: {show(values)}"
+
+
 def flat_values(tree: Node) -> dict[str, Any]:
     """Dotted keys to plain values; entries of lists of sections under their numbers."""
     flat: dict[str, Any] = {}

@@ -13,7 +13,19 @@ from .errors import ConfigError, Problem, show
 from .explain import explain, locate
 from .overrides import lay_over
 from .schema import DEFAULT_FAMILY, FOLDER_PATTERN, Config, ModelConfig
-from .space import EXAMPLE, KINDS, SPACE, Point, Space, flat_values, read_space, settled, when_problems
+from .space import (
+    EXAMPLE,
+    KINDS,
+    SPACE,
+    Dimension,
+    Point,
+    Space,
+    as_yaml,
+    flat_values,
+    read_space,
+    settled,
+    when_problems,
+)
 from .tree import MODEL, STAGES, Node, Path, at_dotted_key, find, from_plain, origin_of, plain, with_value
 
 CONFLICTS = ("conflicts", "stage_order")
@@ -199,12 +211,21 @@ def _of_space(problem: Problem, space: Space, point: Point, tree: Node) -> Probl
         return Problem(f"tune.space.{above}", origin, got, f"one of {', '.join(KINDS)}", EXAMPLE)
     fix, kind = problem.fix, dimension.kind
     if "it is a key of" in fix:
-        fix += f"; search it there only: {name}: {{…, when: {{model.family: …}}}}"
+        fix += f"; {_there_only(dimension, 'model.family', space, fix)}"
     elif "it is a key of" in problem.allowed:
-        fix = f"search it there only: {name}: {{…, when: {{{above}.name: …}}}}"
+        fix = _there_only(dimension, f"{above}.name", space, problem.allowed)
     if kind in ("uniform", "loguniform", "quniform") and "a whole number" in problem.allowed:
         fix = f"use {'logint' if kind == 'loguniform' else 'int'}, or choice"
     return with_fields(problem, key=f"tune.space.{name}", origin=origin, fix=fix)
+
+
+def _there_only(dimension: Dimension, other: str, space: Space, said: str) -> str:
+    """A condition to copy: the dimension with those values of the key `other` that `said` names as having it."""
+    having = {word.strip("',;.") for word in said.partition("it is a key of")[2].split()}
+    searched = space.by_name[other].choices if other in space.by_name else ()
+    values = [value for value in searched if value in having]
+    when = f"{other}: {show(values[0] if len(values) == 1 else values)}" if values else f"{other}: …"
+    return f"search it there only: {dimension.name}: {{{as_yaml(dimension)}, when: {{{when}}}}}"
 
 
 def _names(keys: tuple[str, ...], problem: str) -> bool:

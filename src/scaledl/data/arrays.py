@@ -111,6 +111,7 @@ class DataSpec:
         target: what a sample's label is, see `Target`.
         tokenizer: of texts, the JSON of a Hugging Face tokenizer that cuts and pads them to T ids, with 0.
         vocabulary: of texts, how many token ids there are.
+        moved: of texts, see `Inputs.moved`.
         categories: of tables, see `Inputs.categories`.
         columns: of tables, what they were before categories became other columns, where that is known.
         target_mean, target_std: of numbers that are to be predicted, of each over the training split; else empty.
@@ -128,6 +129,7 @@ class DataSpec:
     target: Target = "class"
     tokenizer: str = ""
     vocabulary: int = 0
+    moved: int = 0
     categories: tuple[int, ...] = ()
     columns: tuple[TableColumn, ...] = ()
     target_mean: tuple[float, ...] = ()
@@ -147,7 +149,7 @@ class DataSpec:
     @property
     def inputs(self) -> Inputs:
         """What a model gets."""
-        return Inputs(self.modality, self.in_shape, self.vocabulary, self.categories)
+        return Inputs(self.modality, self.in_shape, self.vocabulary, self.categories, self.moved)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; tuples become lists."""
@@ -171,6 +173,7 @@ class DataSpec:
                 target=values.get("target", "class"),
                 tokenizer=str(values.get("tokenizer", "")),
                 vocabulary=int(values.get("vocabulary", 0)),
+                moved=int(values.get("moved", 0)),
                 categories=tuple(int(count) for count in values.get("categories", ())),
                 columns=tuple(map(TableColumn.from_dict, values.get("columns", ()))),
                 target_mean=tuple(float(value) for value in values.get("target_mean", ())),

@@ -16,7 +16,7 @@ from scaledl.data.datamodule import DataModule
 from scaledl.data.long_text import LongText, windows
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.sources import find_files
-from scaledl.data.tokenizer import build_tokenizer, set_length, vocabulary_of
+from scaledl.data.tokenizer import build_tokenizer, moved_id, set_length, vocabulary_of
 from scaledl.errors import UsageError
 from scaledl.runtime.tokens import PADDING_ID, encode
 
@@ -83,6 +83,7 @@ def text_spec(
         target=target,
         tokenizer=content,
         vocabulary=vocabulary_of(tokenizer),
+        moved=moved_id(tokenizer),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scaledl.config.schema import TextConfig
+from scaledl.data.padding_first import padding_first
 from scaledl.errors import UsageError, require_extra
 from scaledl.runtime.tokens import PADDING_ID, parse_tokenizer
 
@@ -33,8 +34,15 @@ def build_tokenizer(texts: TextSource, config: TextConfig) -> Tokenizer:
     Raises UsageError for a file that is no tokenizer, a vocabulary that is too small, or without the library.
     """
     require_extra("tokenizers", "models")
-    make = _KINDS.get(config.tokenizer, _of_file)
-    return parse_tokenizer(make(texts, config).to_str(), "data.text.tokenizer")
+    made = _KINDS.get(config.tokenizer, _of_file)(texts, config)
+    tokenizer: Any = parse_tokenizer(made.to_str(), "data.text.tokenizer")
+    tokenizer.moved = moved_id(made)
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def moved_id(tokenizer: Any) -> int:
+    """`Inputs.moved` of the tokenizer that `build_tokenizer` made: the id of the token that was 0 in its file."""
+    return int(getattr(tokenizer, "moved", 0))
 
 
 def set_length(tokenizer: Tokenizer, length: int) -> None:
@@ -155,7 +163,7 @@ def _lowercased(tokenizer: Tokenizer, config: TextConfig) -> Tokenizer:
 
 
 def _of_file(texts: TextSource, config: TextConfig) -> Tokenizer:
-    """As it stands in the file, but for lengths and capitals."""
+    """As it stands in the file, but for lengths, capitals, and which id is 0 (`padding_first`)."""
     path = Path(config.tokenizer).expanduser()
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"), f"data.text.tokenizer: {path}")
@@ -163,12 +171,16 @@ def _of_file(texts: TextSource, config: TextConfig) -> Tokenizer:
         reason = getattr(error, "strerror", None) or "no UTF-8"
         raise UsageError(f"data.text.tokenizer: {path}: cannot be read: {reason}") from error
     padding = tokenizer.padding["pad_id"] if tokenizer.padding else _padding_of(tokenizer)
+    moved = 0
     if padding != PADDING_ID:
-        got = "has no padding token" if padding is None else f"pads with id {padding}"
-        raise UsageError(f"data.text.tokenizer: {path} {got}; allowed: one whose padding token is id {PADDING_ID}")
+        where = f"data.text.tokenizer: {path}"
+        content, moved = padding_first(tokenizer.to_str(), padding, where)
+        tokenizer = parse_tokenizer(content, where)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return _lowercased(tokenizer, config)
+    lowercased: Any = _lowercased(tokenizer, config)
+    lowercased.moved = moved
+    return lowercased  # type: ignore[no-any-return]
 
 
 def _padding_of(tokenizer: Tokenizer) -> int | None:

@@ -20,6 +20,7 @@ from scaledl.errors import UsageError, require_extra
 from scaledl.runtime.signature import Inputs, Outputs
 
 PADDING_ID = 0
+_IMPOSSIBLE = -1e4  # a logit
 # Of a config: where it came from, code and kernels to fetch, names of classes; and types that our precision decides.
 _LEFT_OUT = (
     *(
@@ -37,17 +38,45 @@ _LEFT_OUT = (
 
 
 class TextModel(nn.Module):
-    """Token ids in, plain logits out."""
+    """Token ids in, plain logits out.
 
-    def __init__(self, model: nn.Module, *, steps: bool) -> None:
+    Args:
+        padding: the id that the library's model pads with.
+        moved: `Inputs.moved` where the model's own ids are to be put back, else 0.
+        tokens: how many token ids the data have, of a model whose logits are those of tokens; else 0.
+    """
+
+    order: Tensor
+
+    def __init__(self, model: nn.Module, *, steps: bool, padding: int = 0, moved: int = 0, tokens: int = 0) -> None:
         super().__init__()
         self.model = model
         self.steps = steps
+        self.padding = padding
+        self.moved = moved
+        self.tokens = tokens if moved else 0
+        order = torch.arange(self.tokens)
+        if self.tokens:
+            order[PADDING_ID], order[moved] = padding, PADDING_ID
+        self.register_buffer("order", order, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 [B, T], 0 is padding -> logits [B, K], or [B, K, T] for each step."""
-        logits: Tensor = self.model(input_ids=ids, attention_mask=(ids != PADDING_ID).long()).logits
+        mask = (ids != PADDING_ID).long()
+        if self.moved:
+            theirs = torch.where(ids == self.moved, torch.full_like(ids, PADDING_ID), ids)
+            ids = torch.where(mask == 0, torch.full_like(ids, self.padding), theirs)
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        if self.tokens:
+            logits = self._of_our_ids(logits)
         return logits.transpose(1, 2) if self.steps else logits
+
+    def _of_our_ids(self, logits: Tensor) -> Tensor:
+        """A padding token that the model does not know is as good as impossible."""
+        ours = logits.index_select(-1, self.order)
+        if self.padding == self.moved:
+            return ours
+        return torch.cat([torch.full_like(ours[..., :1], _IMPOSSIBLE), ours[..., 1:]], dim=-1)
 
 
 class ImageModel(nn.Module):
@@ -77,11 +106,21 @@ def build_huggingface(config: ExternalConfig, inputs: Inputs, outputs: Outputs) 
             model: nn.Module = make.from_config(library_config, dtype=torch.float32, trust_remote_code=False)
         except (TypeError, ValueError, RuntimeError, AttributeError, ImportError) as error:
             raise UsageError(f"model.name: {config.name} cannot be made: {error}") from error
-    return wrapped(model, inputs, outputs)
+    return wrapped(model, library_config, inputs, outputs)
 
 
-def wrapped(model: nn.Module, inputs: Inputs, outputs: Outputs) -> nn.Module:
-    return TextModel(model, steps=outputs.form == "steps") if inputs.kind == "text" else ImageModel(model)
+def wrapped(model: nn.Module, library_config: Any, inputs: Inputs, outputs: Outputs) -> nn.Module:
+    """A model that pads with 0 was made for the ids as they are."""
+    if inputs.kind != "text":
+        return ImageModel(model)
+    padding = int(library_config.pad_token_id or PADDING_ID)
+    return TextModel(
+        model,
+        steps=outputs.form == "steps",
+        padding=padding,
+        moved=inputs.moved if padding != PADDING_ID else 0,
+        tokens=outputs.count if outputs.form == "steps" and outputs.count == inputs.vocabulary else 0,
+    )
 
 
 def find_architecture(config: ExternalConfig, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
@@ -95,17 +134,17 @@ def find_architecture(config: ExternalConfig, inputs: Inputs, outputs: Outputs) 
         found = _found(name, config.args, inputs)
         if hasattr(found, "num_labels"):
             found.num_labels = outputs.count
-        _check(found, config.name, inputs)
+        _check(found, config.name, inputs, ours=_is_kind(name))
         plain = {key: value for key, value in found.to_dict().items() if key not in _LEFT_OUT}
     plain |= {"model_type": found.model_type, "num_labels": outputs.count}
     return dict(json.loads(json.dumps(plain)))  # as it comes back from a file
 
 
 def _found(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import AutoConfig
 
     folder = Path(name).expanduser()
-    if not folder.is_dir() and name in CONFIG_MAPPING:
+    if _is_kind(name):
         return _of_kind(name, args, inputs)
     try:
         options = {"trust_remote_code": False, "local_files_only": folder.is_dir(), "return_unused_kwargs": True}
@@ -118,6 +157,12 @@ def _found(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
     if unused := sorted(unused.keys() & args.keys()):
         raise UsageError(f"model.args: got {', '.join(unused)}; allowed: settings of the config of hf:{name}")
     return found
+
+
+def _is_kind(name: str) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return not Path(name).expanduser().is_dir() and name in CONFIG_MAPPING
 
 
 def _of_kind(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
@@ -170,23 +215,35 @@ def model_class(library_config: Any, inputs: Inputs, outputs: Outputs, name: str
     )
 
 
-def _check(found: Any, name: str, inputs: Inputs) -> None:
-    """Refuse a model that would take ids for others than they are."""
+def _check(found: Any, name: str, inputs: Inputs, *, ours: bool) -> None:
+    """Refuse a model that would take ids for others than they are. `ours`: made for the data, as a kind is."""
     if inputs.kind != "text":
         return
     vocabulary, padding = getattr(found, "vocab_size", None), getattr(found, "pad_token_id", None)
-    if vocabulary is not None and vocabulary < inputs.vocabulary:
+    added = inputs.moved > 0 and inputs.moved == inputs.vocabulary - 1 != padding  # our tokenizer's padding is new
+    needed = inputs.vocabulary - added if not ours else inputs.vocabulary
+    if vocabulary is not None and vocabulary < needed:
         raise UsageError(
-            f"model.name: {name} knows {vocabulary} tokens and the data has {inputs.vocabulary}; take its own "
-            f"tokenizer, or model.args={{vocab_size: {inputs.vocabulary}}} for a model without pretrained weights"
+            f"model.name: {name} knows {vocabulary} tokens and the data has {needed}; take its own "
+            f"tokenizer, or model.args={{vocab_size: {needed}}} for a model without pretrained weights"
         )
     if padding is None:
-        found.pad_token_id = PADDING_ID
-    elif padding != PADDING_ID:
+        found.pad_token_id = _padding_of(found, inputs)
+    elif padding != inputs.moved and not added and not (ours and padding == PADDING_ID):
         raise UsageError(
-            f"model.name: {name} pads with token {padding}; allowed: a model that pads with {PADDING_ID}, as the data "
-            "does"
+            f"model.name: {name} pads with token {padding}, and the tokenizer of the data with {inputs.moved}; "
+            f"allowed: its own tokenizer, data.text.tokenizer=FOLDER/tokenizer.json, or model.args={{pad_token_id: "
+            f"{inputs.moved}}} for a model without pretrained weights"
         )
+
+
+def _padding_of(found: Any, inputs: Inputs) -> int:
+    """The id for the padding of a model that knows none: what ends a text, which no text has within."""
+    if not inputs.moved:
+        return PADDING_ID
+    end = getattr(found, "eos_token_id", None)
+    end = end[0] if isinstance(end, list) and end else end
+    return end if isinstance(end, int) and 0 < end < found.vocab_size else found.vocab_size - 1
 
 
 @contextmanager

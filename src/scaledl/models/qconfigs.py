@@ -48,7 +48,7 @@ def qconfig_mapping(module: nn.Module, mode: str, engine: str) -> tq.QConfigMapp
     """
     check_engine(engine)
     check_mode(module, mode)
-    static = _static(mode, engine)
+    static = static_qconfig(mode, engine)
     mapping = tq.get_default_qat_qconfig_mapping(engine).set_global(static)
     kinds = {type(layer) for layer in module.modules()}
     if any(issubclass(kind, nn.LayerNorm | nn.RNNBase) for kind in kinds):
@@ -65,7 +65,7 @@ def qconfig_mapping(module: nn.Module, mode: str, engine: str) -> tq.QConfigMapp
     return mapping.set_object_type(nn.Embedding, tq.default_embedding_qat_qconfig)
 
 
-def _static(mode: str, engine: str) -> tq.QConfig:
+def static_qconfig(mode: str, engine: str) -> tq.QConfig:
     """Weights per channel, symmetric; activations by moving averages (qat) or by histograms (ptq)."""
     qat: tq.QConfig = tq.get_default_qat_qconfig(engine)
     if mode == "qat":

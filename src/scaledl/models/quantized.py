@@ -1,4 +1,4 @@
-"""The one adapter around torch.ao.quantization's FX mode: prepare, freeze, convert.
+"""The one adapter around torch.ao.quantization: prepare, freeze, convert; models that cannot be traced, layer by layer.
 
 A quantized model is held and saved in its *prepared* form: BatchNorm folded into the convolutions, weights
 (per channel, symmetric) and activations fake-quantized in float32, so that its outputs foretell the int8 file's.
@@ -25,7 +25,9 @@ from torch.ao import quantization as tq
 from torch.ao.quantization import quantize_fx
 
 from scaledl.errors import ScaledlError, UsageError
+from scaledl.models.external import library_of
 from scaledl.models.int8_backend import backend_config, leaves, without_dropout_
+from scaledl.models.int8_layers import convert_layers_, prepare_layers_
 from scaledl.models.int8_rnn import int8_rnns_
 from scaledl.models.qconfigs import qconfig_mapping
 from scaledl.models.structure import EXTERNAL, Model, Structure
@@ -33,6 +35,7 @@ from scaledl.models.vae import NUM_LATENT, VAE
 from scaledl.runtime.signature import Inputs
 
 Mode = Literal["qat", "ptq"]
+_BY_LAYER = "layer"  # instead of a trace of the whole
 
 
 def prepare_qat(model: Model, engine: str) -> Model:
@@ -63,6 +66,9 @@ def engine_of(structure: Structure) -> str | None:
 
 def replay_quantize(module: nn.Module, change: Mapping[str, Any], before: Structure) -> nn.Module:
     """Prepare a fresh `module` of the structure `before` the way that `change` records."""
+    if change.get("by") == _BY_LAYER:
+        with _engine(change["engine"]), _quietly():
+            return prepare_layers_(module, change["mode"], change["engine"])
     return _prepare_module(module, change["mode"], change["engine"], before.inputs)
 
 
@@ -75,7 +81,6 @@ def convert(model: Model) -> nn.Module:
     if engine is None:
         raise ScaledlError("a float model cannot be converted to int8; run the stage 'qat' or 'ptq' first")
     prepared = copy.deepcopy(model.module).cpu().eval()
-    assert isinstance(prepared, torch.fx.GraphModule), type(prepared)
     unseen = [name for name, module in prepared.named_modules() if _is_unseen(module)]
     if unseen:
         raise ScaledlError(
@@ -83,6 +88,8 @@ def convert(model: Model) -> nn.Module:
             "train or calibrate the model before it is converted"
         )
     with _engine(engine), _quietly():
+        if not isinstance(prepared, torch.fx.GraphModule):
+            return convert_layers_(prepared)
         return int8_rnns_(quantize_fx.convert_fx(without_dropout_(prepared), backend_config=backend_config())).eval()
 
 
@@ -123,7 +130,9 @@ def _prepare(model: Model, mode: Mode, engine: str) -> Model:
     if is_quantized(model.structure):
         raise UsageError("the model is quantized already; quantize the float model that it came from")
     change = {"op": "quantize", "mode": mode, "engine": engine}
-    module = _prepare_module(copy.deepcopy(model.module), mode, engine, model.structure.inputs)
+    if model.structure.family == EXTERNAL and library_of(model.structure.config["name"]) == "hf":
+        change["by"] = _BY_LAYER
+    module = replay_quantize(copy.deepcopy(model.module), change, model.structure)
     if model.structure.family == EXTERNAL:
         _check_fixed(module, model.structure.inputs)
     return Model(module, model.structure.then(change))

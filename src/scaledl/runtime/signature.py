@@ -28,18 +28,23 @@ class Inputs:
         vocabulary: of text, how many token ids there are.
         categories: of a table, for each of its last columns how many values it has: they hold 0 (unknown), 1, 2, …
             and are neither standardised nor spread over columns. The columns before them are numbers.
+        moved: of text, the id of the token that was 0 in a tokenizer which pads with another id or not at all: ours
+            pads with 0, so the two changed places. 0 where none did.
     """
 
     kind: Kind
     shape: tuple[int, ...]
     vocabulary: int = 0
     categories: tuple[int, ...] = ()
+    moved: int = 0
 
     def __post_init__(self) -> None:
         if len(self.shape) != _DIMENSIONS[self.kind] or min(self.shape) < 1:
             raise ValueError(f"{self.kind} inputs cannot have the shape {list(self.shape)}")
         if (self.kind == "text") != (self.vocabulary > 0):
             raise ValueError(f"{self.kind} inputs cannot have a vocabulary of {self.vocabulary}")
+        if not 0 <= self.moved < max(1, self.vocabulary):
+            raise ValueError(f"a vocabulary of {self.vocabulary} has no token {self.moved}")
         if len(self.categories) > (self.shape[0] if self.kind == "table" else 0):
             raise ValueError(f"{self.kind} inputs of {list(self.shape)} cannot have {len(self.categories)} categories")
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -70,10 +70,37 @@ def _no_handlers() -> None: ...
 
 def _profiler(config: Config, run: Run, ranks: Ranks) -> Profiler:
     """Its tables go to RUN/fit-profile-RANK-….txt when the training has ended."""
-    kind = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}.get(
+    kind = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": _QuietPyTorchProfiler}.get(
         config.trainer.profiler
     )
     return _NullProfiler() if kind is None else kind(dirpath=run.path, filename=f"profile-{ranks.rank}")
+
+
+class _QuietPyTorchProfiler(PyTorchProfiler):
+    """Without what torch's own profiler library prints at each start and stop, and Lightning's word on few steps."""
+
+    def start(self, action_name: str) -> None:
+        with _quiet_kineto() if self.profiler is None else nullcontext():
+            super().start(action_name)
+
+    def stop(self, action_name: str) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The PyTorch Profiler default schedule will be overridden")
+            super().stop(action_name)
+
+
+@contextmanager
+def _quiet_kineto() -> Iterator[None]:
+    """It reads its level once, when it first starts; a level that the environment has already is kept."""
+    name = "KINETO_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 class _NullProfiler(PassThroughProfiler):

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from scaledl.config.schema import TextConfig
-from scaledl.data.tokenizer import build_tokenizer, mask_id, set_length, special_ids, vocabulary_of
+from scaledl.data.tokenizer import build_tokenizer, mask_id, moved_id, set_length, special_ids, vocabulary_of
 from scaledl.errors import UsageError
 from scaledl.runtime.tokens import encode, parse_tokenizer
 
@@ -125,9 +125,8 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=f"data.text.tokenizer: .*{name}: {reason}"):
             build_tokenizer(TEXTS, TextConfig(tokenizer=str(tmp_path / name)))
-    content = other.read_text().replace('"pad_id":0', '"pad_id":2').replace('"pad_id": 0', '"pad_id": 2')
-    other.write_text(content)
-    with pytest.raises(UsageError, match="pads with id 2; allowed: one whose padding token is id 0"):
+    other.write_text(Tokenizer(models.Unigram([("a", 0.0), ("b", 0.0)], unk_id=0)).to_str())
+    with pytest.raises(UsageError, match=r"has no padding token, and its vocabulary \(Unigram\) cannot be put in"):
         build_tokenizer(TEXTS, TextConfig(tokenizer=str(other)))
     with pytest.raises(UsageError, match=r"data\.text\.vocabulary: got 200 .* allowed: at least 258"):
         build_tokenizer(TEXTS, TextConfig(tokenizer="bpe", vocabulary=200))
@@ -140,3 +139,36 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tokenizers" else found(name))
     with pytest.raises(UsageError, match=r"pip install 'scaledl\[models\]'"):
         build_tokenizer(TEXTS, TextConfig())
+
+
+def roberta_like() -> Tokenizer:
+    """Padding is 1, as RoBERTa has it."""
+    words = ("<s>", "<pad>", "</s>", "<unk>", "good", "bad")
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>"])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
+
+
+def test_padding_with_another_id_changes_places_with_0(tmp_path: Path) -> None:
+    roberta_like().save(str(tmp_path / "t.json"))
+    tokenizer = build_tokenizer([], TextConfig(tokenizer=str(tmp_path / "t.json")))
+    set_length(tokenizer, 6)
+    assert moved_id(tokenizer) == 1
+    assert tokenizer.encode("good bad").ids == [1, 4, 5, 2, 0, 0]
+    assert tokenizer.decode([1, 4, 5, 2, 0, 0]) == "good bad"
+    assert special_ids(tokenizer.to_str()) == (0, 1, 2)
+    assert vocabulary_of(tokenizer) == 6
+
+
+def test_without_a_padding_token_a_new_one_comes_before_all(tmp_path: Path) -> None:
+    plain = Tokenizer(models.WordLevel({"good": 0, "bad": 1, "<end>": 2}, "bad"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.add_special_tokens(["<end>"])
+    plain.add_tokens(["extra"])  # behind the model's own vocabulary
+    plain.save(str(tmp_path / "t.json"))
+    tokenizer = build_tokenizer([], TextConfig(tokenizer=str(tmp_path / "t.json")))
+    set_length(tokenizer, 5)
+    assert (moved_id(tokenizer), vocabulary_of(tokenizer)) == (4, 5)
+    assert tokenizer.encode("good bad extra").ids == [4, 1, 3, 0, 0]

@@ -103,7 +103,13 @@ BAD = {
     "no such kind": ("hf:nosuchkind", {}, TEXT, Outputs(5), "a folder with config.json, or a kind of model"),
     "no such setting": ("hf:bert", {"nose": 1}, TEXT, Outputs(5), "got nose; allowed: settings of BertConfig"),
     "too long": ("hf:bert", {**BERT, "max_position_embeddings": 8}, TEXT, Outputs(5), r"cannot take inputs \[12\]"),
-    "other padding": ("hf:bert", {**BERT, "pad_token_id": 1}, TEXT, Outputs(5), "pads with token 1; allowed"),
+    "other padding": (
+        "hf:bert",
+        {**BERT, "pad_token_id": 1},
+        TEXT,
+        Outputs(5),
+        "pads with token 1, and the",
+    ),
     "few tokens": ("hf:bert", {**BERT, "vocab_size": 30}, TEXT, Outputs(5), "knows 30 tokens and the data has 40"),
     "no module": ("os.path:join", {"a": "x"}, IMAGE, Outputs(5), "gives a str; allowed: a torch.nn.Module"),
     "no such code": ("no.such:Net", {}, IMAGE, Outputs(5), "cannot be imported"),
@@ -221,6 +227,7 @@ PRUNED = {
     "timm transformer": (("timm:vit_tiny_patch16_224", {**VIT, "embed_dim": 64}, IMAGE, Outputs(5)), 0.45, ""),
     "shufflenet": (("torchvision:shufflenet_v2_x0_5", {}, IMAGE, Outputs(5)), 0.9, "cannot be pruned (ZeroDivision"),
     "other attention": (("hf:bert", BERT, TEXT, Outputs(5)), 0.95, "attention of its own kind"),
+    "conv1d": (("hf:gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2}, TEXT, Outputs(5)), 0.9, "attention of its own"),
 }
 
 
@@ -241,6 +248,8 @@ def test_what_can_be_pruned_is_pruned_and_comes_back(
 
 
 def test_nothing_to_prune_is_said() -> None:
-    model = make(*CASES["hf tokens, causal"])
+    args = {"n_layer": 1, "n_head": 2, "n_embd": 16}
+    model = make("hf:gpt2", args, TEXT, Outputs(5))
+    model.module.set_submodule("model.transformer.h.0.mlp", nn.Identity())
     with pytest.raises(UsageError, match="no hidden width is found"):
         prune_model(model, PruneConfig(), iter(()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,17 @@ def test_a_fast_dev_run_is_one_short_epoch_of_everything(tmp_path: Path) -> None
     assert json.loads((run.path / "evaluation.json").read_text())["count"] == 40
     assert run.config.trainer.epochs == 1
     assert api.train(replace(config, {"scheduler.warmup_epochs": 2.0, "data.eval_batch_size": 20})).state == "complete"
+
+
+def test_torchs_profiler_prints_nothing_of_its_own(tmp_path: Path) -> None:
+    keys = ["trainer.profiler=pytorch", "trainer.epochs=1", "trainer.limit_train_batches=4", f"run.root={tmp_path}"]
+    command = [sys.executable, "-m", "scaledl", "train", *keys, "trainer.accelerator=cpu", "trainer.num_threads=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=True)
+    said = done.stdout + done.stderr
+    assert "Profiler" not in said
+    assert "profiler_start" not in said
+    assert "DeviceProperties" not in said
+    assert len(list(tmp_path.glob("*/latest/fit-profile-0*.pt.trace.json"))) == 1
 
 
 @pytest.mark.parametrize("kind", ["simple", "advanced", "pytorch"])
