@@ -86,7 +86,8 @@ VIEWS: dict[str, dict[str, Any]] = {  # of inputs that can be seen in two ways
     "series": {"series": {"noise": 0.2}},
     "text": {"text": {"drop": 0.1}},
 }
-SLOW = {"external-lraspp", "external-mobilenet_v3", "external-mobilenetv3"}  # statistics that follow slowly
+# their statistics follow slowly
+SLOW = {f"external-{label}" for label in ("lraspp", "mobilenet_v3", "mobilenetv3", "resnet18")}
 SECTIONS |= {
     f"external-{label}": {"family": "external", "name": name, "args": args} for label, name, args, _ in EXTERNAL
 }
@@ -220,7 +221,10 @@ def form_of(task: str, kind: str) -> str:
 CASES = sorted(cases(), key=lambda case: (case[0], zlib.crc32(repr(case).encode())))
 ALWAYS = set({(family, form_of(task, kind)): (family, kind, task) for family, kind, task in CASES}.values())
 PARAMETERS = [
-    pytest.param(*case, id="-".join(case), marks=[] if case in ALWAYS else pytest.mark.exhaustive) for case in CASES
+    pytest.param(
+        *case, id="-".join(case), marks=[] if case in ALWAYS and case[0] not in SLOW else pytest.mark.exhaustive
+    )
+    for case in CASES
 ]
 VERIFIED = set(
     {case[0]: case for case in CASES if case in ALWAYS}.values()

@@ -81,6 +81,8 @@ def test_int8_converts_every_layer_and_comes_back_bit_for_bit(
         assert torch.equal(loaded.module(x), prepared.module(x))
         assert torch.equal(outputs, convert(prepared)(x))
         assert least_db is None or sqnr_db(outputs, model.module(x)) > least_db
+        alone = torch.cat([int8(one) for one in x.split(1)])  # statistics are not those of a batch
+        assert sqnr_db(alone, outputs) > 40
         assert torch.equal(int8(x), outputs)  # what drops branches in training is off
         with jit.quantized_engine("x86"):
             assert torch.equal(jit.script_and_freeze(int8)(x), outputs)

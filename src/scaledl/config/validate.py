@@ -224,7 +224,8 @@ def _there_only(dimension: Dimension, other: str, space: Space, said: str) -> st
     having = {word.strip("',;.") for word in said.partition("it is a key of")[2].split()}
     searched = space.by_name[other].choices if other in space.by_name else ()
     values = [value for value in searched if value in having]
-    when = f"{other}: {show(values[0] if len(values) == 1 else values)}" if values else f"{other}: …"
+    names = ", ".join(map(str, values))
+    when = f"{other}: {f'[{names}]' if len(values) > 1 else names or '…'}"
     return f"search it there only: {dimension.name}: {{{as_yaml(dimension)}, when: {{{when}}}}}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -37,6 +38,25 @@ def backend_config() -> bc.BackendConfig:
         shared = bc.ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT
         config.set_backend_pattern_config(pattern.set_observation_type(shared))
     return config
+
+
+def plain_norms_(module: nn.Module) -> nn.Module:
+    """Take timm's norm with an activation apart, in place.
+
+    Traced as it is, it would compute with the statistics of each batch for ever, as it does in training; apart, it is
+    folded into the convolution before it.
+    """
+    for name, layer in list(module.named_modules()):
+        if type(layer).__name__ == "BatchNormAct2d" and type(layer).__module__.startswith("timm."):
+            known: Any = layer
+            norm = nn.BatchNorm2d(
+                known.num_features, known.eps, known.momentum, known.affine, known.track_running_stats
+            )
+            norm.weight, norm.bias = known.weight, known.bias
+            for key in ("running_mean", "running_var", "num_batches_tracked"):
+                setattr(norm, key, getattr(known, key))
+            module.set_submodule(name, nn.Sequential(norm.train(known.training), known.drop, known.act))
+    return module
 
 
 def without_dropout_(prepared: fx.GraphModule) -> fx.GraphModule:

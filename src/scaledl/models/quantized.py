@@ -20,13 +20,14 @@ from typing import Any, Literal
 
 import torch
 import torch.ao.nn.intrinsic.qat as nniqat
+import torch.nn.functional as F
 from torch import nn
 from torch.ao import quantization as tq
 from torch.ao.quantization import quantize_fx
 
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.external import library_of
-from scaledl.models.int8_backend import backend_config, leaves, without_dropout_
+from scaledl.models.int8_backend import backend_config, leaves, plain_norms_, without_dropout_
 from scaledl.models.int8_layers import convert_layers_, prepare_layers_
 from scaledl.models.int8_rnn import int8_rnns_
 from scaledl.models.qconfigs import qconfig_mapping
@@ -145,15 +146,30 @@ def _check_fixed(prepared: nn.Module, inputs: Inputs) -> None:
     probe.apply(tq.disable_observer)
     example = inputs.example(4)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if not torch.equal(probe(example), probe(example)):
+        outputs = probe(example)
+        if not torch.equal(outputs, probe(example)):
             raise UsageError(
                 "the model cannot be quantized: traced for it, its dropout cannot be turned off. Make it with "
                 "model.args that leave such dropout out"
             )
+        if any(_trains(node) for node in _calls(probe, F.batch_norm)):
+            raise UsageError(
+                "the model cannot be quantized: traced for it, its batch normalization goes on taking its statistics "
+                "from each batch. Make it with model.args that have layers of torch's own kind, nn.BatchNorm2d"
+            )
+
+
+def _calls(module: nn.Module, function: Any) -> list[torch.fx.Node]:
+    nodes = module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ()
+    return [node for node in nodes if node.op == "call_function" and node.target is function]
+
+
+def _trains(batch_norm: torch.fx.Node) -> bool:
+    return bool(batch_norm.kwargs.get("training", batch_norm.args[5] if len(batch_norm.args) > 5 else False))
 
 
 def _prepare_module(module: nn.Module, mode: str, engine: str, inputs: Inputs) -> nn.Module:
-    mapping = qconfig_mapping(module, mode, engine)
+    mapping = qconfig_mapping(plain_norms_(module), mode, engine)
     example = (inputs.example(1),)
     try:
         with _engine(engine), _quietly():

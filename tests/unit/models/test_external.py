@@ -17,6 +17,7 @@ from scaledl.compress.prune import prune_model
 from scaledl.config import load_config
 from scaledl.config.schema import ExternalConfig, PruneConfig
 from scaledl.errors import UsageError
+from scaledl.models.quantized import prepare_ptq
 from scaledl.models.structure import Model, load_model, new_model, save_model
 from scaledl.runtime.signature import Inputs, Outputs
 
@@ -253,3 +254,25 @@ def test_nothing_to_prune_is_said() -> None:
     model.module.set_submodule("model.transformer.h.0.mlp", nn.Identity())
     with pytest.raises(UsageError, match="no hidden width is found"):
         prune_model(model, PruneConfig(), iter(()))
+
+
+class BatchStatistics(nn.Module):
+    """Norm by a function, with `training` as it is while it is traced."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.head = nn.Linear(1, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean((2, 3))
+        norm = self.norm
+        mean = nn.functional.batch_norm(mean, norm.running_mean, norm.running_var, training=self.training)
+        outputs: torch.Tensor = self.head(mean)
+        return outputs
+
+
+def test_int8_with_the_statistics_of_each_batch_is_refused() -> None:
+    model = make(f"{__name__}:BatchStatistics", {}, IMAGE, Outputs(5))
+    with pytest.raises(UsageError, match="goes on taking its statistics from each batch"):
+        prepare_ptq(model, "x86")
