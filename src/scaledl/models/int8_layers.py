@@ -17,7 +17,7 @@ from scaledl.models.qconfigs import check_engine, check_mode, static_qconfig
 LAYERS = (nn.Linear, nn.Conv2d)
 
 
-class Int8Layer(tq.QuantWrapper):  # type: ignore[misc]
+class Int8Layer(tq.QuantWrapper):
     """A layer between quantization and its reverse. The libraries ask for the type of its weight to cast inputs."""
 
     @property
@@ -49,7 +49,7 @@ def as_linear(layer: nn.Module) -> Any:
     if not is_conv1d(layer):
         return layer
     weight: Any = layer.weight
-    linear = nn.Linear(*weight.shape, device="meta")
+    linear = nn.Linear(int(weight.shape[0]), int(weight.shape[1]), device="meta")
     linear.weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=weight.requires_grad)
     linear.bias = layer.bias  # type: ignore[assignment]
     return linear

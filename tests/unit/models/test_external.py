@@ -228,7 +228,7 @@ PRUNED = {
     "timm transformer": (("timm:vit_tiny_patch16_224", {**VIT, "embed_dim": 64}, IMAGE, Outputs(5)), 0.45, ""),
     "shufflenet": (("torchvision:shufflenet_v2_x0_5", {}, IMAGE, Outputs(5)), 0.9, "cannot be pruned (ZeroDivision"),
     "other attention": (("hf:bert", BERT, TEXT, Outputs(5)), 0.95, "attention of its own kind"),
-    "conv1d": (("hf:gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2}, TEXT, Outputs(5)), 0.9, "attention of its own"),
+    "conv1d": (("hf:gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2}, TEXT, Outputs(5)), 0.95, "attention of its own"),
 }
 
 
