@@ -104,8 +104,11 @@ def test_a_look_at_a_table(tmp_path: Path, call: Call) -> None:
     (tmp_path / "t.csv").write_text(
         "a,b,label\n" + "\n".join(f"{i},{i % 3},{'xy'[i % 2]}" for i in range(20)) + "\n5,6,\n"
     )
-    shown = call(tmp_path, "data", "inspect", "t.csv")
+    shown = call(tmp_path, "data", "inspect", "t.csv", "data.prepare.exclude=[b]")
     assert shown.code == 0, shown.err
+    assert "t.csv  not prepared; table\n" in shown.out
+    assert "columns   1: a\nmissing   no values\n" in shown.out
+    assert "scaledl data prepare t.csv --out FOLDER 'data.prepare.exclude=[b]'" in shown.out
     assert "2: x, y; 10 items of every class" in shown.out
     assert "t.csv:22: no label" in shown.out
     wrong = call(tmp_path, "data", "inspect", "t.csv", "data.prepare.label=c")

@@ -72,7 +72,8 @@ def _what(document: dict[str, Any]) -> str:
     if document["modality"] == "table":
         shape = f"of {len(document['columns'])} columns"
     target, count = document.get("target", "class"), len(document["labels"])
-    learned = {"numbers": f"{count} numbers to predict", "none": "no labels", "tags": f"{count} tags"}
+    numbers = f"{count} number{'' if count == 1 else 's'} to predict"
+    learned = {"numbers": numbers, "none": "no labels", "tags": f"{count} tags"}
     return " ".join(filter(None, [document["modality"], shape])) + f", {learned.get(target, f'{count} classes')}"
 
 
@@ -120,17 +121,29 @@ def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
         return print_json(document)
     console = get_console()
     splits, count = document["splits"], document["num_problems"]
-    console.result(f"source    {source}  not prepared; {document['kind']}, {document['modality']}")
+    what = dict.fromkeys([document["kind"], document["modality"]])  # a table is of the kind table
+    console.result(f"source    {source}  not prepared; {', '.join(what)}")
     without = f", {document['unlabeled']:,} of them without a label" if "unlabeled" in document else ""
     console.result(f"items     {document['items']:,}{without}{_sizes(document)}")
     console.result(_surveyed_classes(document))
+    if "columns" in document:
+        console.result(f"columns   {len(document['columns'])}: {_shortened(document['columns'])}")
+        console.result(f"missing   {_missing(document['missing'])}")
     said = ", ".join(f"{rows:,} {split}" for split, rows in splits.items())
     console.result(f"splits    {said or 'none that the source says'}")
     console.result(f"problems  {f'{count:,}; the first:' if count else 'none that shows so far'}")
     for problem in document["problems"][:5]:
         console.result(f"  {problem['key']}: {problem['reason']}")
-    console.result(f"try next:\n  {command('data', 'prepare', source, '--out', 'FOLDER')}")
+    for note in document["notes"]:
+        console.result(f"note      {note}")
+    given = [argument for argument in args.args if argument != source]
+    console.result(f"try next:\n  {command('data', 'prepare', source, '--out', 'FOLDER', *given)}")
     return None
+
+
+def _missing(counts: dict[str, int]) -> str:
+    """In which columns values are missing."""
+    return _shortened([f"{count:,} in {name}" for name, count in counts.items()]) or "no values"
 
 
 def _surveyed_classes(document: dict[str, Any]) -> str:

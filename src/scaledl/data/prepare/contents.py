@@ -50,6 +50,7 @@ class TableContent:
                 continue
             features.append(found[0])
             described.append(found[1])
+            self.notes += _filled(found[1], self._missing)
         self._check_left(features)
         self._features = np.stack(features, axis=1)
         return {"in_shape": [len(features)], "columns": described}
@@ -86,6 +87,18 @@ class TableContent:
         kept = np.flatnonzero(~missing.any(axis=1))
         self.items = [self.items[row] for row in kept.tolist()]
         self._columns = [column.select(kept) for column in self._columns]
+
+
+def _filled(column: dict[str, Any], missing: str) -> list[str]:
+    """What stands for the missing values of a column, if it has any."""
+    if not column["missing"]:
+        return []
+    one = column["missing"] == 1
+    gaps = f"column {column['name']!r}: {column['missing']:,} missing value{'' if one else 's'}"
+    if "fill" not in column:
+        return [f"{gaps} {'is' if one else 'are'} of no category"]
+    what = "0" if missing == "zero" else f"the training split's {missing}, {column['fill']:.4g}"
+    return [f"{gaps} {'becomes' if one else 'become'} {what}"]
 
 
 class TextContent:

@@ -14,8 +14,10 @@ from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.arrow_files import GroupCell
 from scaledl.data.prepare.collect import collect, kind_of
 from scaledl.data.prepare.images import BadImageError, Look, look, quiet_images
-from scaledl.data.prepare.items import SPLITS, Dropped, Item
+from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item
+from scaledl.data.prepare.label_kinds import is_number
 from scaledl.data.prepare.labels import natural
+from scaledl.data.prepare.table import is_missing
 from scaledl.data.prepare.targets import Labelled, labelled
 
 _T = TypeVar("_T")
@@ -23,6 +25,7 @@ _MOST_LOOKED_AT = 2000  # headers of images, evenly spread
 _MOST_READ = 200  # images in shards, of which the whole has to be read
 _LEAST_GROUPS = 8  # of Parquet's row groups, each of which is read as a whole too
 _MOST_PROBLEMS = 20
+_MANY_CLASSES = 50
 
 
 def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
@@ -50,10 +53,10 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
         "target": found.target,
         "classes": {name: labels[name] for name in sorted(labels, key=natural)},
         "splits": {split: splits[split] for split in SPLITS if splits[split]},
-        **({"columns": list(collected.columns)} if collected.columns else {}),
+        **({"columns": list(collected.columns), "missing": _missing(collected)} if collected.columns else {}),
         "num_problems": len(problems),
         "problems": [one.to_dict() for one in problems[:_MOST_PROBLEMS]],
-        "notes": list(collected.notes),
+        "notes": [*collected.notes, *_doubts(labels, config)],
     }
 
 
@@ -64,6 +67,22 @@ def _classes(found: Labelled) -> Iterator[str]:
             yield str(item.label)
         elif found.target in ("classes", "tags"):
             yield from item.label
+
+
+def _missing(collected: Collected) -> dict[str, int]:
+    """How many values are missing in each column that has such."""
+    counts = {
+        name: sum(is_missing(item.content[place]) for item in collected.items)
+        for place, name in enumerate(collected.columns)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _doubts(labels: Counter[str], config: PrepareConfig) -> list[str]:
+    """Of classes that look like numbers to predict: how to say that they are."""
+    if config.target != "auto" or len(labels) <= _MANY_CLASSES or not all(map(is_number, labels)):
+        return []
+    return [f"{len(labels)} classes, all of them numbers: if these are to be predicted, data.prepare.target=numbers"]
 
 
 def _look_at(items: Sequence[Item], config: PrepareConfig) -> tuple[list[Look], list[Dropped]]:

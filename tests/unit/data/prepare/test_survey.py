@@ -97,3 +97,22 @@ def test_rows(tmp_path: Path) -> None:
 def test_nothing_to_look_at(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no image in a folder of a class"):
         survey(tmp_path, PrepareConfig())
+
+
+def _numbered(path: Path, count: int) -> Path:
+    path.write_text("a,b,label\n" + "".join(f"{i},{'' if i % 5 else i},{i}\n" for i in range(count)))
+    return path
+
+
+def test_a_table_says_its_columns_and_where_values_are_missing(tmp_path: Path) -> None:
+    found = survey(_numbered(tmp_path / "t.csv", 10), PrepareConfig())
+    assert (found["columns"], found["missing"], found["notes"]) == (["a", "b"], {"b": 8}, [])
+
+
+def test_many_numbers_as_classes_are_doubted_unless_they_are_meant(tmp_path: Path) -> None:
+    source = _numbered(tmp_path / "t.csv", 60)
+    (note,) = survey(source, PrepareConfig())["notes"]
+    assert note.startswith("60 classes, all of them numbers")
+    assert "data.prepare.target=numbers" in note
+    assert survey(source, PrepareConfig(target="class"))["notes"] == []
+    assert survey(source, PrepareConfig(target="numbers"))["notes"] == []

@@ -129,6 +129,8 @@ def test_missing_numbers_are_filled_from_the_training_split(
     assert [value for item, value in zip(items, width, strict=True) if item["key"] in gaps] == pytest.approx([fill] * 4)
     assert columns_of(document)["width"]["missing"] == 4
     assert columns_of(document)["width"]["fill"] == pytest.approx(fill)
+    becomes = "0" if missing == "zero" else f"the training split's {missing}, {fill:.4g}"
+    assert document["notes"] == [f"column 'width': 4 missing values become {becomes}"]
 
 
 def test_rows_with_gaps_are_dropped_where_the_config_says_so(tmp_path: Path) -> None:
@@ -139,6 +141,13 @@ def test_rows_with_gaps_are_dropped_where_the_config_says_so(tmp_path: Path) -> 
     assert lines(tmp_path / "out" / "dropped.jsonl") == [
         {"key": "t.csv:5", "reason": "a missing value: column 'length'"}
     ]
+
+
+def test_a_missing_category_is_noted(tmp_path: Path) -> None:
+    rows = flowers()
+    rows[4][2] = ""
+    document = prepare(write_csv(tmp_path / "t.csv", rows), tmp_path / "out", CONFIG)
+    assert document["notes"] == ["column 'colour': 1 missing value is of no category"]
 
 
 def test_a_category_that_training_never_saw_is_unknown(tmp_path: Path) -> None:
