@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_diabetes
 
 from scaledl import api
-from scaledl.commands.output import entry_line, run_row
+from scaledl.commands.output import entry_line, print_trained, run_row
 from scaledl.compress.rows import format_rows, read_rows
 from scaledl.config import Config, replace
 from scaledl.config.registry import SOURCES
@@ -75,6 +75,20 @@ def test_a_run_is_judged_by_the_headline_of_its_task(trained: Any) -> None:
     assert metrics["test_r2"] > 0.35
     assert run_row(run)[3] == f"RMSE {metrics['test_rmse']:.4g}"
     assert f"test RMSE {metrics['test_rmse']:.4g}" in entry_line(run, run)
+
+
+def test_the_result_of_a_training_has_all_figures_the_headline_first(
+    trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _, _ = trained
+    print_trained(run)
+    metrics = run.manifest.metrics
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        f"test RMSE  {metrics['test_rmse']:.4g}",
+        f"test MAE   {metrics['test_mae']:.4g}",
+        f"test R²    {metrics['test_r2']:.4g}",
+        f"run        {run.path}",
+    ]
 
 
 def test_the_chains_table_and_file_are_in_the_units_of_the_data(trained: Any) -> None:

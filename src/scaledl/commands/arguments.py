@@ -56,7 +56,8 @@ def given_config(args: argparse.Namespace) -> Config:
     path, overrides = split_arguments(args.args)
     loaded = load_config(path, [*overrides, *identity(args)], space=False)
     if path is None:
-        get_console().info("no config file given: using the defaults (`scaledl config show` prints them)")
+        used = "the defaults, and the command line's keys over them" if overrides else "the defaults"
+        get_console().info(f"no config file given: using {used} (`scaledl config show` prints them)")
     return loaded
 
 

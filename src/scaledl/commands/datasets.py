@@ -40,7 +40,7 @@ def _print_prepared(out: Path, document: dict[str, Any], page: Path) -> None:
     console = get_console()
     for note in document["notes"]:
         console.info(note)
-    rows = ", ".join(f"{document['splits'][split]['rows']:,} {split}" for split in SPLITS)
+    rows = ", ".join(f"{one['rows']:,} {split}{_cut(one)}" for split in SPLITS for one in [document["splits"][split]])
     console.result(f"data set  {out}  {_what(document)}")
     console.result(f"rows      {rows}{_unlabeled(document)}")
     console.result(f"left out  {_left_out(out, document)}")
@@ -56,6 +56,12 @@ def _unlabeled(document: dict[str, Any]) -> str:
         return ""
     what = "all of their numbers" if document.get("target") == "numbers" else "a label"
     return f"; {document['unlabeled']:,} of train without {what}"
+
+
+def _cut(split: dict[str, Any]) -> str:
+    """Into how many files, where a split is streamed."""
+    count = len(split.get("shards", ()))
+    return f" in {count:,} shard{'' if count == 1 else 's'}" if count else ""
 
 
 def _left_out(out: Path, document: dict[str, Any]) -> str:

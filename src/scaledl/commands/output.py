@@ -104,15 +104,22 @@ def _age(created: str) -> str:
 def print_trained(run: Run) -> None:
     """The result of a training, and what to do with it."""
     console = get_console()
-    name, value = headline(run)
-    label = heading(name)
-    if value is not None:
-        console.result(f"{label}  {written(name, value)}")
-    console.result(f"{'run':<{len(label)}}  {run.path}")
-    _print_report(run, " " * (len(label) - 4))
+    rows = [(heading(name), written(name, value)) for name, value in _test_figures(run).items()]
+    width = max(map(len, ("report", *(label for label, _ in rows))))
+    for label, value in [*rows, ("run", str(run.path))]:
+        console.result(f"{label:<{width}}  {value}")
+    _print_report(run, " " * (width - 4))
     recipe = [] if run.config.compress.stages else ["--method", "distill,prune,qat"]
     console.result("try next:")
     console.result(f"  {command('compress', run.path, *recipe)}")
+
+
+def _test_figures(run: Run) -> dict[str, float]:
+    """What was measured on the test split: the headline, then the others, the loss only where it is the headline."""
+    first, _ = headline(run)
+    metrics = run.manifest.metrics
+    others = [name for name in metrics if name.startswith("test_") and name != "test_loss"]
+    return {name: metrics[name] for name in (first, *others) if name in metrics}
 
 
 def print_compressed(source: Run, run: Run, table: tuple[list[str], list[list[str]]]) -> None:

@@ -108,10 +108,16 @@ def _fix_text(value: str, node: Schema, kind: str) -> str:
 
 def _conflicts(error: ErrorDetails, tree: Node) -> Iterator[Problem]:
     for conflict in error["ctx"]["conflicts"]:
-        against = origin_of(tree, tuple(conflict.against.split(".")))
-        origin = origin_of(tree, tuple(conflict.key.split(".")))
-        fix = f"change it or {conflict.against} ({against})"
-        yield Problem(conflict.key, origin, conflict.got, conflict.allowed, fix)
+        fix = f"change it or {conflict.against} ({_given_by(tree, conflict.against)})"
+        yield Problem(conflict.key, _given_by(tree, conflict.key), conflict.got, conflict.allowed, fix)
+
+
+def _given_by(tree: Node, key: str) -> str:
+    """Where the value of a key is from: not from what wrote others of its section, if it was left out there."""
+    *above, last = key.split(".")
+    section = find(tree, tuple(above))
+    left_out = section is not None and isinstance(section.value, dict) and last not in section.value
+    return "default" if left_out else origin_of(tree, (*above, last))
 
 
 def _stage_order(error: ErrorDetails, tree: Node, path: Path) -> Problem:

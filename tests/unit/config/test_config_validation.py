@@ -248,6 +248,11 @@ def test_sections_check_themselves_when_made_in_code() -> None:
             "model.heads (command line): got 3; allowed: a divisor of model.width, which is 128",
         ),
         (
+            ["model.family=vit", "model.width=64"],
+            "model.heads (default): got 3; allowed: a divisor of model.width, which is 64: the heads share it evenly; "
+            "change it or model.width (command line)",
+        ),
+        (
             ["model.family=lstm", "compress.stages=[{method: prune}, {method: qat}]"],
             "compress.stages.1.method (command line): got qat; allowed: ptq for lstm",
         ),
