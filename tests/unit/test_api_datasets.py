@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,6 +11,7 @@ import pytest
 from tests.unit.data.prepare.pictures import image_folder
 
 from scaledl.api.datasets import (
+    Suspect,
     audit,
     changed_files,
     config_of_data,
@@ -18,6 +20,7 @@ from scaledl.api.datasets import (
     prepare_data,
     survey_source,
 )
+from scaledl.commands.datasets import doubted_table
 from scaledl.config import Config, load_config
 from scaledl.errors import UsageError
 from scaledl.run import Run
@@ -63,3 +66,14 @@ def test_imagenet_is_described_as_the_prepared_set_that_it_is(tmp_path: Path) ->
     document, _ = prepare_data(str(image_folder(tmp_path / "s")), tmp_path / "out", Config())
     assert describe_data(config)["fingerprint"] == document["fingerprint"]
     assert changed_files(config) == []
+
+
+def test_doubted_labels_are_listed_with_the_names_of_items_where_there_are_any() -> None:
+    one = Suspect(7, "test", "4", "9", 0.956)
+    assert doubted_table([one]) == (
+        ["id", "split", "label", "suggested", "confidence"],
+        [["7", "test", "4", "9", "95.6 %"]],
+    )
+    columns, rows = doubted_table([one, replace(one, key="4/007.png")])
+    assert columns[-1] == "item"
+    assert [row[-1] for row in rows] == ["", "4/007.png"]

@@ -6,13 +6,16 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaledl.commands.arguments import chosen_run, positive_ints, split_arguments
 from scaledl.commands.output import command, print_json
 from scaledl.config import Config, load_config
 from scaledl.console import get_console
 from scaledl.errors import UsageError, VerdictError
+
+if TYPE_CHECKING:
+    from scaledl.api.datasets import Suspect
 
 SPLITS = ("train", "val", "test")
 
@@ -260,12 +263,19 @@ def _audit(args: argparse.Namespace) -> None:
     if args.json:
         return print_json({"run": str(run.path), "samples": looked_at, "suspects": [vars(one) for one in suspects]})
     console = get_console()
-    console.result(f"{len(suspects)} of {looked_at:,} labels ({', '.join(splits)}) are doubted by {run.path}")
+    are = "is" if len(suspects) == 1 else "are"
+    console.result(f"{len(suspects)} of {looked_at:,} labels ({', '.join(splits)}) {are} doubted by {run.path}")
     if not suspects:
         return None
+    return console.table(*doubted_table(suspects[:top]))
+
+
+def doubted_table(suspects: Sequence[Suspect]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows; without that of the items where they have no names, as in our own sources."""
     columns = ["id", "split", "label", "suggested", "confidence", "item"]
-    rows = [[str(s.id), s.split, s.label, s.suggested, f"{100 * s.confidence:.1f} %", s.key] for s in suspects[:top]]
-    return console.table(columns, rows)
+    rows = [[str(s.id), s.split, s.label, s.suggested, f"{100 * s.confidence:.1f} %", s.key] for s in suspects]
+    shown = len(columns) - (not any(s.key for s in suspects))
+    return columns[:shown], [row[:shown] for row in rows]
 
 
 def _config(args: argparse.Namespace) -> Config:

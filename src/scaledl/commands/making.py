@@ -113,10 +113,10 @@ def _same_again(stop: Preempted | Interrupted) -> Preempted | Interrupted:
 
 
 def _print_chain(args: argparse.Namespace, source: Run, run: Run) -> None:
-    from scaledl.compress.rows import format_rows, read_rows
+    from scaledl.compress.rows import footnote, format_rows, read_rows
 
     rows = read_rows(run.path / TABLE)
     if args.json:
         table = json.loads((run.path / TABLE).read_text(encoding="utf-8"))
         return print_json({**run_document(run), "artifact": str(run.exports / "model.ts"), "stages": table["rows"]})
-    return print_compressed(source, run, format_rows(rows))
+    return print_compressed(source, run, format_rows(rows), footnote(rows))

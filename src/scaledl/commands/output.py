@@ -122,10 +122,12 @@ def _test_figures(run: Run) -> dict[str, float]:
     return {name: metrics[name] for name in (first, *others) if name in metrics}
 
 
-def print_compressed(source: Run, run: Run, table: tuple[list[str], list[list[str]]]) -> None:
+def print_compressed(source: Run, run: Run, table: tuple[list[str], list[list[str]]], footnote: str = "") -> None:
     """The before/after table of a chain, where its files are, and what to do with them."""
     console = get_console()
     console.table(*table)
+    if footnote:
+        console.result(footnote)
     artifact = run.exports / "model.ts"
     console.result(f"artifact  {artifact} (verified)")
     _print_report(run, " " * 4)

@@ -96,6 +96,12 @@ def format_rows(rows: Sequence[StageRow]) -> tuple[list[str], list[list[str]]]:
     return columns, [_cells(row, rows[0], sizes) for row in rows]
 
 
+def footnote(rows: Sequence[StageRow]) -> str:
+    """What the marks in the table mean, or an empty text where there are none."""
+    noisy = any(row.noisy and row.latency_ms for row in rows)
+    return "~ scattered too much to be trusted, as on a busy machine; measure again on a quiet one" if noisy else ""
+
+
 def summary(row: StageRow, start: StageRow) -> str:
     """One line on a finished stage.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
+from scaledl.compress.rows import StageRow, footnote, format_rows, read_rows, summary, write_rows
 from scaledl.errors import UsageError
 
 pytestmark = pytest.mark.unit
@@ -32,6 +32,12 @@ def test_every_figure_stands_with_its_ratio_to_the_start() -> None:
         "~0.500 (10.0x)",
         "~20.000 (2.5x)",
     ]
+
+
+def test_the_mark_of_noise_is_explained_where_it_stands() -> None:
+    assert footnote([START]) == ""
+    assert footnote([START, SMALL]).startswith("~ scattered too much to be trusted")
+    assert footnote([START, StageRow("x", 0.5, 1, 1, 1, noisy=True)]) == ""  # no latency, no mark
 
 
 def test_scores_are_called_and_written_after_their_metric() -> None:
