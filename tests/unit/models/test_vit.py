@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scaledl.config.schema import ViTConfig
+from scaledl.models.blocks import Block
 from scaledl.models.dropout import DropPath
 from scaledl.models.structure import new_model
 from scaledl.models.vit import ViT
@@ -102,3 +103,18 @@ def test_sinusoidal_positions_differ_and_are_not_learned() -> None:
 def test_blocks_are_skipped_more_and_more_often() -> None:
     module = make(layers=3, drop_path=0.4)
     assert [layer.rate for layer in module.modules() if isinstance(layer, DropPath)] == [0.2, 0.2, 0.4, 0.4]
+
+
+@pytest.mark.parametrize("width", [48, 768])
+def test_initial_weights_fit_the_width_and_the_patches(width: int) -> None:
+    config = ViTConfig(family="vit", width=width, layers=1, heads=3, patch_size=2)
+    model = new_model(config, IMAGES, Outputs(5), seed=0).module
+    assert isinstance(model, ViT)
+    block, positions = model.blocks[0], model.positions
+    assert isinstance(block, Block)
+    assert positions is not None
+    std = 0.88 * 0.02 * (768 / width) ** 0.5  # what is left of a spread that is cut at two of it
+    drawn = [float(tensor.detach().std()) for tensor in (block.feed[0].weight, positions)]
+    assert drawn == pytest.approx([std, std], rel=0.1)
+    tokens = model.embed(torch.randn(64, *IMAGES.shape))
+    assert float(tokens.detach().std()) == pytest.approx(0.88, rel=0.15)  # as large as the pixels
