@@ -121,7 +121,7 @@ def test_a_function_may_use_one_buffer_again(give: Give, x: str) -> None:
 
 def test_a_full_disk_while_series_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series = [np.full((2, length), length, np.float32) for length in (3, 1)]
-    store.write_padded(tmp_path, "train", series, (2, 3))
+    store.write_padded(tmp_path, "train", series, (2, 2, 3))
     written = np.load(tmp_path / "train-series.npy")
     assert (written[0] == 3).all()
     assert written[1].tolist() == [[1, 0, 0], [1, 0, 0]]
@@ -131,7 +131,7 @@ def test_a_full_disk_while_series_are_written(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(store.np, "zeros", full)  # between the header and the rows
     with pytest.raises(ScaledlError, match="no space left"):
-        store.write_padded(tmp_path, "val", series, (2, 3))
+        store.write_padded(tmp_path, "val", series, (2, 2, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["train-series.npy"]
 
 
