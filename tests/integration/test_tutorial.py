@@ -18,12 +18,12 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/tutorial.md"
-# What is appended to a command, by its verb. What a command begins with, such as a run's settings, what follows keeps.
+# What is appended to a command, by its verb. The teacher and its compression are left as they are: an int8 model that
+# learned nothing does not agree with itself, so its file is rightly not published.
 TINY = {
     "train": "trainer.fast_dev_run=2",
     "find": "--steps 8",
     "tune": "--trials 2 trainer.epochs=1 trainer.limit_train_batches=2",
-    "compress": "prune.epochs=1 qat.epochs=1",
     "generate": "--tokens 8",
     "bench": "--rounds 3",
 }
@@ -85,7 +85,7 @@ def classroom(tmp_path: Path) -> tuple[Path, dict[str, str]]:
         (folder / name).symlink_to(ROOT / name)
     programs = Path(sys.executable).parent
     cases = "\n".join(f'{verb}) set -- "$@" {more} ;;' for verb, more in TINY.items())
-    script = f'#!/bin/sh\ncase "$1" in\n{cases}\nesac\nexec {shlex.quote(str(programs / "scaledl"))} "$@"\n'
+    script = f'#!/bin/sh\ncase "$*" in *run.id=teacher*) ;; *) case "$1" in\n{cases}\nesac ;; esac\nexec {shlex.quote(str(programs / "scaledl"))} "$@"\n'
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/scaledl").write_text(script)
     (tmp_path / "bin/scaledl").chmod(0o755)
