@@ -85,7 +85,8 @@ def classroom(tmp_path: Path) -> tuple[Path, dict[str, str]]:
         (folder / name).symlink_to(ROOT / name)
     programs = Path(sys.executable).parent
     cases = "\n".join(f'{verb}) set -- "$@" {more} ;;' for verb, more in TINY.items())
-    script = f'#!/bin/sh\ncase "$*" in *run.id=teacher*) ;; *) case "$1" in\n{cases}\nesac ;; esac\nexec {shlex.quote(str(programs / "scaledl"))} "$@"\n'
+    tiny = f'case "$*" in *run.id=teacher*) ;; *) case "$1" in\n{cases}\nesac ;; esac'
+    script = f'#!/bin/sh\n{tiny}\nexec {shlex.quote(str(programs / "scaledl"))} "$@"\n'
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/scaledl").write_text(script)
     (tmp_path / "bin/scaledl").chmod(0o755)
