@@ -55,7 +55,6 @@ VECTOR, STEPWISE = ("vector",), ("vector", "steps")
 # Models of other libraries, and one's own: label, name, args, what each kind of inputs leads to.
 EXTERNAL: tuple[tuple[str, str, dict[str, Any], dict[Any, tuple[str, ...]]], ...] = (
     ("resnet10t", "timm:resnet10t", {}, {"image": VECTOR}),
-    ("mobilenetv3", "timm:mobilenetv3_small_050", {}, {"image": VECTOR}),
     (
         "timm-vit",
         "timm:vit_tiny_patch16_224",
@@ -63,8 +62,6 @@ EXTERNAL: tuple[tuple[str, str, dict[str, Any], dict[Any, tuple[str, ...]]], ...
         {"image": VECTOR},
     ),
     ("resnet18", "torchvision:resnet18", {}, {"image": VECTOR}),
-    ("mobilenet_v3", "torchvision:mobilenet_v3_small", {}, {"image": VECTOR}),
-    ("lraspp", "torchvision:lraspp_mobilenet_v3_large", {}, {"image": ("pixels",)}),
     ("bert", "hf:bert", TINY, {"text": STEPWISE}),
     ("roberta", "hf:roberta", TINY, {"text": STEPWISE}),
     ("gpt2", "hf:gpt2", {"n_embd": 32, "n_layer": 1, "n_head": 2}, {"text": STEPWISE}),
@@ -86,8 +83,7 @@ VIEWS: dict[str, dict[str, Any]] = {  # of inputs that can be seen in two ways
     "series": {"series": {"noise": 0.2}},
     "text": {"text": {"drop": 0.1}},
 }
-# their statistics follow slowly
-SLOW = {f"external-{label}" for label in ("lraspp", "mobilenet_v3", "mobilenetv3", "resnet18")}
+SLOW = {"external-resnet18"}
 SECTIONS |= {
     f"external-{label}": {"family": "external", "name": name, "args": args} for label, name, args, _ in EXTERNAL
 }
@@ -252,7 +248,7 @@ def config_of(family: str, kind: str, task: str) -> Config:
         "data.batch_size": 20,
         "optimizer": {"lr": 0.01, "weight_decay": 0.0},
         "scheduler": {"name": "constant"},
-        "trainer.epochs": 60 if family in SLOW else 30 if task in FROM_INPUTS else 12,
+        "trainer.epochs": 30 if task in FROM_INPUTS else 12,
         "trainer.precision": "fp32",
         "trainer.num_threads": 1,
     }
