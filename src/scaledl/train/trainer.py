@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -80,18 +80,18 @@ class _QuietPyTorchProfiler(PyTorchProfiler):
     """Without what torch's own profiler library prints at each start and stop, and Lightning's word on few steps."""
 
     def start(self, action_name: str) -> None:
-        with _quiet_kineto() if self.profiler is None else nullcontext():
+        with _quiet_kineto():
             super().start(action_name)
 
     def stop(self, action_name: str) -> None:
-        with warnings.catch_warnings():
+        with _quiet_kineto(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The PyTorch Profiler default schedule will be overridden")
             super().stop(action_name)
 
 
 @contextmanager
 def _quiet_kineto() -> Iterator[None]:
-    """It reads its level once, when it first starts; a level that the environment has already is kept."""
+    """It reads its level once, when it first records; a level that the environment has already is kept."""
     name = "KINETO_LOG_LEVEL"
     if name in os.environ:
         yield
