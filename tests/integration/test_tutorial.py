@@ -22,7 +22,7 @@ PAGE = ROOT / "docs/tutorial.md"
 # learned nothing does not agree with itself, so its file is rightly not published.
 TINY = {
     "train": "trainer.fast_dev_run=2",
-    "find": "--steps 8",
+    "find": "--steps 12",
     "tune": "--trials 2 trainer.epochs=1 trainer.limit_train_batches=2",
     "generate": "--tokens 8",
     "bench": "--rounds 3",

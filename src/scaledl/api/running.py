@@ -20,6 +20,12 @@ from scaledl.run import Parent, Run, default_id
 _ALLOW = "; --allow-changes goes on with them"
 _FREE_IN_TRAINING = (*FREE_KEYS, "compress.", "export.")
 
+_UNDECIDED = (  # keys that change where and how a result is made, not what it is
+    *("run.id", "run.name", "run.root", "data.root", "data.download", "data.num_workers", "tune."),
+    *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed."),
+    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
+)
+
 
 def train(config: Config, *, allow_changes: bool = False) -> Run:
     """Train as `config` says and evaluate the result on the test split; a fixed run.id resumes.
@@ -198,12 +204,6 @@ def _training_digest(config: Config) -> str:
 def _digest(config: Config, *more: str) -> str:
     """Of what decides the result: not of names, folders and the layout of ranks, so that another layout goes on; and
     not of values that are the default, so that keys which a newer scaledl has do not count."""
-    layout = {"strategy", "devices", "num_nodes", "deepspeed", "timeout_seconds", "hang_seconds", "max_nonfinite_steps"}
-    free: dict[str, Any] = {
-        "run": {"id", "name", "root"},
-        "data": {"root", "download", "num_workers"},
-        "trainer": layout,
-        "tune": True,
-    }
-    content = json.dumps([config.model_dump(mode="json", exclude=free, exclude_defaults=True), *more], sort_keys=True)
+    told = {key: value for key, (_, value) in changed_keys(Config(), config, ignore=_UNDECIDED).items()}
+    content = json.dumps([told, *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -10,9 +10,10 @@ from torch import nn
 
 from scaledl.console import get_console
 from scaledl.data import Batch
-from scaledl.tasks.base import Task
+from scaledl.tasks.base import Task, is_out_of_memory
 from scaledl.train.precision import time_step
 
+MANY = 100  # steps of a training; fewer never pay
 _LONG = 600.0  # seconds of training; compiling takes some 10 to 60, and often wins less than a tenth of the time
 _WORTHWHILE = 0.97
 _AGAIN = 2.0  # evaluation, and its last batch, which is smaller, are compiled as well
@@ -47,6 +48,8 @@ def worth_compiling(task: Task, batch: Batch, steps: int, *, bf16: bool) -> bool
         cost = time.perf_counter() - start
         ratio = _compiled_by_eager(task, batch, bf16=bf16)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         say(f"compile auto: no, compiling fails here: {str(error).strip().splitlines()[0][:200]}")
         return False
     won = steps * eager * (1 - ratio)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -19,11 +21,13 @@ from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_json
-from scaledl.tasks.base import Task
+from scaledl.tasks.base import Task, is_out_of_memory
 from scaledl.tasks.model import task_around
-from scaledl.train.compiling import worth_compiling
+from scaledl.train.compiling import MANY, worth_compiling
 from scaledl.train.precision import resolve_precision
 from scaledl.train.steps import steps_per_epoch, total_steps
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ def _read_settings(path: Path, config: Config) -> Settings:
 
 
 def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
-    precision = resolve_precision(*_on_trial(config, data, model, settings))
+    precision = _on_trial(config, data, model, settings, resolve_precision)
     get_console().info(f"precision auto: {precision} is faster here")
     return replace(settings, precision=precision)
 
@@ -173,19 +177,34 @@ def _may_be_compiled(config: Config, model: Model) -> bool:
 
 def _try_compiling(config: Config, data: DataModule, model: Model, settings: Settings) -> bool:
     steps = total_steps(config, steps_per_epoch(config, data)) * settings.accumulate
-    return worth_compiling(*_on_trial(config, data, model, settings), steps, bf16=settings.precision == "bf16")
+    if steps < MANY:
+        return False
+    bf16 = settings.precision == "bf16"
+    return _on_trial(config, data, model, settings, lambda task, batch: worth_compiling(task, batch, steps, bf16=bf16))
 
 
-def _on_trial(config: Config, data: DataModule, model: Model, settings: Settings) -> tuple[Task, Batch]:
-    """A copy of the model with its task, and a batch, as they train."""
+def _on_trial(
+    config: Config, data: DataModule, model: Model, settings: Settings, measure_fn: Callable[[Task, Batch], T]
+) -> T:
+    """What a function finds of a copy of the model with its task, and a batch, as they train.
+
+    Where there is no memory for the batch, of a smaller one: a training finds its own way from there.
+    """
     torch.set_num_threads(settings.num_threads)
     device = torch.device("cuda" if uses_gpu(config) else "cpu")
-    module = prepare_module(copy.deepcopy(model.module), settings)
-    task = task_around(module, config, data.spec, own_steps=False).to(device)
-    task.channels_last = settings.channels_last
     size = config.data.batch_size // settings.accumulate
-    batch = next(iter(task.eval_loader(data, "train", size, config.data.augment)))
-    return task, task.transfer_batch_to_device(batch, device, 0)
+    while True:
+        task = task_around(prepare_module(copy.deepcopy(model.module), settings), config, data.spec, own_steps=False)
+        task.prepare(data)
+        task = task.to(device)
+        task.channels_last = settings.channels_last
+        batch = next(iter(task.train_loader(data, size, config.data.augment)))
+        try:
+            return measure_fn(task, task.transfer_batch_to_device(batch, device, 0))
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        size //= 2
 
 
 def prepare_module(module: nn.Module, settings: Settings) -> nn.Module:

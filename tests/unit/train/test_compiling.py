@@ -11,11 +11,11 @@ import torch
 import torch._inductor.config
 
 from scaledl.config import Config, load_config
-from scaledl.data import Arrays, DataModule, DataSpec
+from scaledl.data import Arrays, Batch, DataModule, DataSpec
 from scaledl.distributed.ranks import Ranks
 from scaledl.models.structure import new_model
 from scaledl.run import Run
-from scaledl.train import compiling
+from scaledl.train import compiling, settings
 from scaledl.train.settings import Settings, resolve_settings
 
 pytestmark = pytest.mark.unit
@@ -57,9 +57,9 @@ def test_a_short_training_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_long_training_compiles_where_that_pays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps are never worth a compilation; of a million steps the trial decides, and says what it found."""
+    """100 tiny steps are never worth a compilation; of a million the trial decides, and says what it found."""
     monkeypatch.setattr(compiling, "_LONG", 0.0)
-    assert settings_of(tmp_path / "short", "trainer.epochs=1").compile is False
+    assert settings_of(tmp_path / "short", "trainer.epochs=50").compile is False
     assert "compile auto: no, a compiled step takes" in capsys.readouterr().out
     chosen = settings_of(tmp_path / "long", "trainer.epochs=1000000").compile
     assert f"compile auto: {'yes' if chosen else 'no'}, a compiled step takes" in capsys.readouterr().out
@@ -71,7 +71,7 @@ def test_where_compiling_fails_training_goes_on_without(
 ) -> None:
     monkeypatch.setattr(compiling, "_LONG", 0.0)
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    assert settings_of(tmp_path).compile is False
+    assert settings_of(tmp_path, "trainer.epochs=50").compile is False
     assert "compile auto: no, compiling fails here" in capsys.readouterr().out
 
 
@@ -81,3 +81,17 @@ def test_a_word_decides_and_an_older_file_of_settings_is_completed(tmp_path: Pat
     path = tmp_path / "x/1/checkpoints/settings.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "compile"}))
     assert settings_of(tmp_path, f"trainer.compile={word}").compile is expected
+
+
+def test_where_memory_is_short_a_smaller_batch_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def short_of_memory(task: object, batch: Batch) -> str:
+        tried.append(len(batch.ids))
+        if len(tried) < 3:
+            raise torch.OutOfMemoryError("made up by the test")
+        return "bf16"
+
+    monkeypatch.setattr(settings, "resolve_precision", short_of_memory)
+    assert settings_of(tmp_path, "trainer.precision=auto").precision == "bf16"
+    assert tried == [16, 8, 4]
