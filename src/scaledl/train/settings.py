@@ -164,7 +164,7 @@ def _read_settings(path: Path, config: Config) -> Settings:
 
 
 def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
-    precision = _on_trial(config, data, model, settings, resolve_precision)
+    precision = _on_trial(config, data, model, settings, resolve_precision) or "fp32"
     get_console().info(f"precision auto: {precision} is faster here")
     return replace(settings, precision=precision)
 
@@ -180,20 +180,22 @@ def _try_compiling(config: Config, data: DataModule, model: Model, settings: Set
     if steps < MANY:
         return False
     bf16 = settings.precision == "bf16"
-    return _on_trial(config, data, model, settings, lambda task, batch: worth_compiling(task, batch, steps, bf16=bf16))
+    pays = _on_trial(config, data, model, settings, lambda task, batch: worth_compiling(task, batch, steps, bf16=bf16))
+    return bool(pays)
 
 
 def _on_trial(
     config: Config, data: DataModule, model: Model, settings: Settings, measure_fn: Callable[[Task, Batch], T]
-) -> T:
+) -> T | None:
     """What a function finds of a copy of the model with its task, and a batch, as they train.
 
-    Where there is no memory for the batch, of a smaller one: a training finds its own way from there.
+    Where there is no memory for the batch, of a smaller one; None where one sample is too much. What to do about
+    either is the training's to find.
     """
     torch.set_num_threads(settings.num_threads)
     device = torch.device("cuda" if uses_gpu(config) else "cpu")
     size = config.data.batch_size // settings.accumulate
-    while True:
+    while size:
         task = task_around(prepare_module(copy.deepcopy(model.module), settings), config, data.spec, own_steps=False)
         task.prepare(data)
         task = task.to(device)
@@ -202,9 +204,10 @@ def _on_trial(
         try:
             return measure_fn(task, task.transfer_batch_to_device(batch, device, 0))
         except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         size //= 2
+    return None
 
 
 def prepare_module(module: nn.Module, settings: Settings) -> nn.Module:

@@ -95,3 +95,13 @@ def test_where_memory_is_short_a_smaller_batch_is_measured(tmp_path: Path, monke
     monkeypatch.setattr(settings, "resolve_precision", short_of_memory)
     assert settings_of(tmp_path, "trainer.precision=auto").precision == "bf16"
     assert tried == [16, 8, 4]
+
+
+def test_where_no_sample_fits_the_training_has_to_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> str:
+        raise torch.OutOfMemoryError("made up by the test")
+
+    monkeypatch.setattr(settings, "resolve_precision", no_memory)
+    monkeypatch.setattr(settings, "worth_compiling", no_memory)
+    found = settings_of(tmp_path, "trainer.precision=auto", "trainer.epochs=1000")
+    assert (found.precision, found.compile) == ("fp32", False)
