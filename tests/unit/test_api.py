@@ -88,6 +88,13 @@ def test_a_recipe_keeps_its_id_when_keys_with_defaults_are_added(config: Config)
     assert running._recipe_id(run, run.as_parent(), other) != known
 
 
+def test_sections_of_defaults_alone_have_ids_of_their_own() -> None:
+    """Their names are defaults as well."""
+    families = [Config.model_validate({"model": {"family": family}}) for family in ("mlp", "vit", "resnet")]
+    recipes = [replace(Config(), {"compress.stages": [{"method": method}]}) for method in ("prune", "qat")]
+    assert len({running._digest(config) for config in (*families, *recipes)}) == 5
+
+
 def test_changes_that_are_allowed_become_the_run_s_own(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """More epochs than the run was complete with, at another rate and in smaller micro-batches."""
     run = api.train(config)

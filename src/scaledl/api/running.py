@@ -20,11 +20,16 @@ from scaledl.run import Parent, Run, default_id
 _ALLOW = "; --allow-changes goes on with them"
 _FREE_IN_TRAINING = (*FREE_KEYS, "compress.", "export.")
 
-_UNDECIDED = (  # keys that change where and how a result is made, not what it is
-    *("run.id", "run.name", "run.root", "data.root", "data.download", "data.num_workers", "tune."),
-    *("trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.deepspeed."),
-    *("trainer.timeout_seconds", "trainer.hang_seconds", "trainer.max_nonfinite_steps"),
-)
+# What changes where and how a result is made, not what it is.
+_UNDECIDED: dict[str, Any] = {
+    "run": {"id", "name", "root"},
+    "data": {"root", "download", "num_workers"},
+    "trainer": {
+        *("strategy", "devices", "num_nodes", "deepspeed"),
+        *("timeout_seconds", "hang_seconds", "max_nonfinite_steps"),
+    },
+    "tune": True,
+}
 
 
 def train(config: Config, *, allow_changes: bool = False) -> Run:
@@ -204,6 +209,7 @@ def _training_digest(config: Config) -> str:
 def _digest(config: Config, *more: str) -> str:
     """Of what decides the result: not of names, folders and the layout of ranks, so that another layout goes on; and
     not of values that are the default, so that keys which a newer scaledl has do not count."""
-    told = {key: value for key, (_, value) in changed_keys(Config(), config, ignore=_UNDECIDED).items()}
-    content = json.dumps([told, *more], sort_keys=True)
+    chosen = [config.model.family, *(stage.method for stage in config.compress.stages)]  # defaults of their sections
+    told = config.model_dump(mode="json", exclude=_UNDECIDED, exclude_defaults=True)
+    content = json.dumps([chosen, {name: keys for name, keys in told.items() if keys}, *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]
