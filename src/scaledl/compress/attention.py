@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+_QUERY_KEY_VALUE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"))
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
@@ -30,7 +31,16 @@ def fused_attentions(module: nn.Module) -> Iterator[Any]:
 
 def has_other_attention(module: nn.Module) -> bool:
     """Whether some part has heads that nothing here knows how to prune."""
-    return any(_has_heads(layer) and not _is_fused(layer) for layer in module.modules())
+    return any((_has_heads(layer) or query_key_value(layer)) and not _is_fused(layer) for layer in module.modules())
+
+
+def query_key_value(layer: nn.Module) -> list[nn.Linear]:
+    """The linear layers that make queries, keys and values, where there is one for each; else empty."""
+    for names in _QUERY_KEY_VALUE:
+        parts = [part for name in names if isinstance(part := getattr(layer, name, None), nn.Linear)]
+        if len(parts) == len(names):
+            return parts
+    return []
 
 
 @torch.no_grad()

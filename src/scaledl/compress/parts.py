@@ -17,14 +17,14 @@ ROOTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _MIXES = tuple(tp.ops.OPTYPE[name] for name in ("CONCAT", "SPLIT", "SLICE", "UNBIND", "PARAMETER"))
 
 
-def hidden_groups(module: nn.Module, example: Tensor) -> list[tuple[Any, Any]]:
+def hidden_groups(module: nn.Module, example: Tensor, *, whole: bool = True) -> list[tuple[Any, Any]]:
     """Pairs of a dependency graph and a group of it, one for each hidden width.
 
-    The graphs are those of blocks, which hold two or more layers themselves; without such, that of the whole module,
-    which takes minutes for some.
+    The graphs are those of blocks, which hold two or more layers themselves; without such, if `whole`, that of the
+    module, which takes minutes for some.
     """
     found = [pair for part, inputs in _blocks(module, example) for pair in _hidden(part, inputs)]
-    return found or _hidden(module, example)
+    return found or (_hidden(module, example) if whole else [])
 
 
 def _hidden(part: nn.Module, example: Tensor) -> list[tuple[Any, Any]]:

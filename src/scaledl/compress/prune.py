@@ -14,10 +14,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from scaledl.compress.attention import downstream, fused_heads, has_other_attention, settle_attention_
-from scaledl.compress.groups import SCORES, Group, Removal
+from scaledl.compress.groups import SCORES, Group, Removal, go_alone
 from scaledl.compress.parts import ROOTS, hidden_groups
 from scaledl.compress.prune_attention import attention_groups
-from scaledl.compress.prune_conv1d import conv1d_groups
+from scaledl.compress.prune_heads import head_groups
+from scaledl.compress.prune_mlps import mlp_groups
 from scaledl.compress.prune_recurrent import recurrent_groups
 from scaledl.compress.ranking import select_global, select_uniform
 from scaledl.compress.stage import StageContext, finetune, finetune_config, start_model
@@ -83,7 +84,7 @@ def prune_model(
     `batches` feed the importance "taylor", whose loss is that of the task which `task_fn` makes around a module.
 
     Channels of the classifier's outputs and of the input are never touched. Of other libraries' models that cannot be
-    pruned as a whole the hidden widths are pruned (`scaledl.compress.parts`).
+    pruned as a whole the hidden widths are pruned (`scaledl.compress.parts`), and whole heads.
     """
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     if stage.importance == "taylor":
@@ -120,7 +121,7 @@ def _pruned_as_can_be(module: nn.Module, inputs: Inputs, stage: PruneConfig, key
     """As a whole, where its attention is known and what is left still runs; else in its hidden widths."""
     if has_other_attention(module):
         return module, _prune_hidden_(module, inputs, stage, key, "it has attention of its own kind")
-    original = copy.deepcopy(module)
+    original = _copy(module)
     try:
         plan = _prune_(module, plan_pruning(module, inputs, stage), stage, key)
         _run_once(module, inputs)
@@ -130,13 +131,25 @@ def _pruned_as_can_be(module: nn.Module, inputs: Inputs, stage: PruneConfig, key
     return original, _prune_hidden_(original, inputs, stage, key, why)
 
 
+def _copy(module: nn.Module) -> nn.Module:
+    """With the gradients, which `copy.deepcopy` leaves behind."""
+    copied = copy.deepcopy(module)
+    for parameter, twin in zip(module.parameters(), copied.parameters(), strict=True):
+        twin.grad = parameter.grad
+    return copied
+
+
 def _prune_hidden_(module: nn.Module, inputs: Inputs, stage: PruneConfig, key: str, why: str) -> PruningPlan:
-    get_console().info(f"{key}: only hidden widths are pruned: {why}")
-    grouped = hidden_groups(module, inputs.example(1))
-    own = list(conv1d_groups(module))
-    if not grouped and not own:
+    heads, mlps = (list(of(module)) if go_alone(module, of, inputs) else [] for of in (head_groups, mlp_groups))
+    known = {cut.module for group in (*heads, *mlps) for cut in group.cuts}
+    found = hidden_groups(module, inputs.example(1), whole=not known)
+    grouped = [(graph, group) for graph, group in found if not known & _layers(group)]
+    if not grouped and not known:
         raise UsageError(f"{key}: nothing can be removed from this model: {why}, and no hidden width is found")
-    plan = _prune_(module, _plan_own(module, own, stage) if own else _plan(module, grouped, stage), stage, key)
+    get_console().info(f"{key}: only {'heads and ' if heads else ''}hidden widths are pruned: {why}")
+    theirs, ours = _plan(module, grouped, stage), _plan_own(module, [*heads, *mlps], stage)
+    plan = PruningPlan(module, (*theirs.chosen, *ours.chosen), theirs.skipped + ours.skipped)
+    _prune_(module, plan, stage, key)
     _run_once(module, inputs)
     return plan
 
@@ -259,10 +272,14 @@ def _score(importance: Callable[[Any], Tensor | None], group: Any, parts: int) -
 
 def _parts(group: Any, heads: dict[nn.Module, int]) -> int:
     """Into how many equal parts grouped convolutions, norms and attention divide these channels."""
-    layers = [dep.target.module for dep, _ in group]
+    layers = _layers(group)
     divided = [m.groups for m in layers if isinstance(m, nn.Conv2d) and 1 < m.groups < m.out_channels]
     divided += [m.num_groups for m in layers if isinstance(m, nn.GroupNorm)]
     return max([*divided, *(heads[layer] for layer in _outputs_of(group) if layer in heads)], default=1)
+
+
+def _layers(group: Any) -> set[nn.Module]:
+    return {dep.target.module for dep, _ in group}
 
 
 def _outputs_of(group: Any) -> Iterator[nn.Module]:

@@ -249,7 +249,7 @@ def test_what_can_be_pruned_is_pruned_and_comes_back(
 
 
 def test_nothing_to_prune_is_said() -> None:
-    args = {"n_layer": 1, "n_head": 2, "n_embd": 16}
+    args = {"n_layer": 1, "n_head": 1, "n_embd": 16}
     model = make("hf:gpt2", args, TEXT, Outputs(5))
     model.module.set_submodule("model.transformer.h.0.mlp", nn.Identity())
     with pytest.raises(UsageError, match="no hidden width is found"):
