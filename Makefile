@@ -40,8 +40,8 @@ test: $(DEV)
 	$(MEAN_THIS_CLONE)
 ifeq ($(strip $(PYTEST_ARGS)),)
 	@status=0; \
-	$(BIN)/python -m pytest -m 'not integration' --numprocesses=auto --dist=worksteal || status=$$?; \
-	$(BIN)/python -m pytest -m integration --durations=25 || status=$$?; \
+	$(BIN)/python -m pytest -m 'not integration or beside' --numprocesses=auto --dist=worksteal || status=$$?; \
+	$(BIN)/python -m pytest -m 'integration and not beside' --durations=25 || status=$$?; \
 	exit $$status
 else
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -89,5 +89,5 @@ $(DEMO): | $(BIN)/pip
 $(DEV): | $(BIN)/pip
 	@echo "Installing scaledl and its tools into $(VENV): about 2 minutes and 7 GB (once)"
 	@rm -f $(VENV)/.scaledl-*
-	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed,stream,models]' && echo '$(CURDIR)' >$(CLONE)
+	@$(PIP) $(PIP_ARGS) -e '.[dev,tune,vision,deepspeed,s3,models]' && echo '$(CURDIR)' >$(CLONE)
 	@touch $@

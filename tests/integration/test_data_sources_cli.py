@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.beside, pytest.mark.timeout(300)]
 
 CONFIG = Path(__file__).parents[2] / "configs/imagenet-resnet50.yaml"
 SYNSETS = ("n01440764", "n01443537", "n01484850")

@@ -1,4 +1,4 @@
-"""Sets behind s3://, by s3fs against moto's server, and what goes wrong there; where both are installed."""
+"""Sets behind s3://, by s3fs against moto's server, and what goes wrong there."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ from pathlib import Path
 import pytest
 from tests.integration.test_stream import READ, make_set
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        find_spec("s3fs") is None or find_spec("moto") is None,
-        reason="needs s3fs and moto: pip install s3fs moto[server]",
-    ),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 UPLOAD = """
 import sys, fsspec
@@ -101,8 +94,10 @@ def started(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def server(tmp_path_factory: pytest.TempPathFactory, cannot: Callable[[str], None]) -> Iterator[int]:
     """Its port; it has a set in s3://bucket/sets/a."""
+    if lacking := [name for name in ("s3fs", "moto", "flask", "flask_cors") if find_spec(name) is None]:
+        cannot(f"{', '.join(lacking)} not installed: pip install 'scaledl[dev,s3]'")
     made, port = make_set(tmp_path_factory.mktemp("s3")), free_port()
     with started("-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)):
         deadline = time.monotonic() + 60

@@ -19,7 +19,7 @@ from scaledl.models.structure import load_model
 from scaledl.run import Run
 from scaledl.runtime import load
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.beside]
 
 WORDS = {"up": "fine good happy", "down": "sad bad awful"}
 ROWS = [

@@ -28,7 +28,7 @@ from scaledl.runtime.artifact import read_cases, read_spec, sidecar_path
 from scaledl.runtime.signature import Inputs, Outputs
 from scaledl.tasks.model import task_around
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.beside]
 
 SOURCE = {"name": "n", "id": "i", "sha256": "s"}
 EXPORT = ExportConfig(latency_batch_sizes=[1])
