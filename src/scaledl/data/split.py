@@ -8,6 +8,8 @@ from torch import Tensor
 from scaledl.data.hashing import SPLIT, generator
 from scaledl.errors import UsageError
 
+_FIXES = {"data.prepare": "leave rare classes out with data.prepare.min_per_class=3, or add samples"}
+
 
 def stratified_split(
     labels: Tensor, fraction: float, seed: int, names: tuple[str, ...], key: str = "data.val_fraction"
@@ -34,7 +36,7 @@ def stratified_split(
         if len(rows) < 2:
             raise UsageError(
                 f"{key}: got a class with too few samples: {name!r} has {len(rows)}; allowed: at least 2 in every "
-                "class, one to train on and one to hold out; fix: drop the class or add samples"
+                f"class, one to train on and one to hold out; fix: {_FIXES.get(key.rpartition('.')[0], 'add samples')}"
             )
         rows = rows[torch.randperm(len(rows), generator=rng)]
         count = min(max(round(len(rows) * fraction), 1), len(rows) - 1)

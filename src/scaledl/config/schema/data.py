@@ -196,6 +196,12 @@ class PrepareConfig(Section):
     near_distance: int = Field(
         default=24, ge=0, le=47, description="Bits of the 480-bit image hash in which such images may differ."
     )
+    min_per_class: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Samples that a class has, at least; those of a rarer one are dropped.",
+    )
     max_dropped: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
         default=0.2, description="Share of items that may be dropped; above it nothing is made."
     )

@@ -22,6 +22,7 @@ from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
 from scaledl.data.prepare.layout import (
     Layout,
     check_dropped,
+    check_rare,
     check_shards_have_labels,
     class_counts,
     described,
@@ -63,7 +64,9 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
         found,
         [items[number] for number in numbers.tolist()],
         lambda labels, chosen, names: split_items(labels, [item.split for item in chosen], groups, names, config),
+        config.min_per_class,
     )
+    check_rare(layout, dropped, len(collected.items) + len(collected.dropped), config)
     numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
     check_shards_have_labels(layout, config)
     layout = settled_layout(layout, numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from scaledl.errors import UsageError
 
 SplitFn = Callable[[NDArray[np.int64], Sequence[Item], tuple[str, ...]], NDArray[np.str_]]
 
+_RARE = "of a rare class"
 _ALL = ("all items",)  # where there are no classes to split by
 
 
@@ -36,7 +37,7 @@ class Layout:
         splits: [N], train, val or test.
         order: int64 [N], the items by id: train, then val, then test.
         kept: bool [M], which of the items that were to be laid out these are.
-        dropped: the others: without a label, where one is needed.
+        dropped: the others: without a label, where one is needed, or of a rare class.
         classes: of each number the names of the classes that it counts, where there are such.
     """
 
@@ -72,17 +73,27 @@ class Layout:
         return int(np.isnan(labels).any(axis=1).sum()) if self.target == "numbers" else 0
 
 
-def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn) -> Layout:
-    """Make targets of the items' labels, and split. Raises UsageError for fewer than two classes."""
-    names, target = labelled.names(items), labelled.target
+def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn, min_per_class: int = 1) -> Layout:
+    """Make targets of the items' labels, and split; without classes of fewer items than `min_per_class`.
+
+    Raises UsageError for fewer than two classes.
+    """
+    target, rare = labelled.target, _rare(labelled, items, min_per_class)
+    found = [replace(item, label=None) if rare[i] else item for i, item in enumerate(items)]
+    names = labelled.names(found)
     if len(names) < 2 and target in ("class", "tags", "mask"):
         raise UsageError(f"one class only ({names[0] if names else 'none'}); a classifier needs at least two")
-    labels = labelled.array(items, names)
+    labels = labelled.array(found, names)
     strata, classes = (labels, names) if target == "class" else (np.zeros(len(items), np.int64), _ALL)
-    splits = split_fn(strata, items, classes)
-    kept = (strata != NO_CLASS) | (splits == "train")
+    splits = split_fn(strata, found, classes)
+    kept = ((strata != NO_CLASS) | (splits == "train")) & ~rare
     dropped = [
-        Dropped(items[i].key, f"no label: and it belongs to what is in the {splits[i]} split")
+        Dropped(
+            items[i].key,
+            f"{_RARE}: {items[i].label}"
+            if rare[i]
+            else f"no label: and it belongs to what is in the {splits[i]} split",
+        )
         for i in np.flatnonzero(~kept).tolist()
     ]
     items = [items[i] for i in np.flatnonzero(kept).tolist()]
@@ -91,6 +102,14 @@ def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn) -> Lay
     made = Layout(items, target, names, labels, splits, order, kept, dropped, labelled.classes)
     _check_numbers(made)
     return made
+
+
+def _rare(labelled: Labelled, items: Sequence[Item], least: int) -> NDArray[np.bool_]:
+    """bool [N]: which items are of a class that has fewer than `least`."""
+    if labelled.target != "class":
+        return np.zeros(len(items), bool)
+    count = Counter(item.label for item in items)
+    return np.array([item.label is not None and count[item.label] < least for item in items], bool)
 
 
 def _check_numbers(layout: Layout) -> None:
@@ -188,6 +207,11 @@ def check_dropped(dropped: Sequence[Dropped], total: int, config: PrepareConfig)
         f"data.prepare.max_dropped: {len(dropped)} of {total} items would be dropped ({listed}; the first: "
         f"{first.key}: {first.reason}); allowed: {config.max_dropped:g} of them; fix the source, or raise it{hint}"
     )
+
+
+def check_rare(layout: Layout, dropped: Sequence[Dropped], total: int, config: PrepareConfig) -> None:
+    """As `check_dropped`, with what went because of its class besides."""
+    check_dropped([*dropped, *(one for one in layout.dropped if one.reason.startswith(_RARE))], total, config)
 
 
 def check_shards_have_labels(layout: Layout, config: PrepareConfig) -> None:

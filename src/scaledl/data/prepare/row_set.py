@@ -21,6 +21,7 @@ from scaledl.data.prepare.layout import (
     Layout,
     arrays_of,
     check_dropped,
+    check_rare,
     check_shards_have_labels,
     class_counts,
     described,
@@ -97,6 +98,7 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
     numbers = np.flatnonzero(kept)
     layout = _laid_out(found, [chosen[number] for number in numbers.tolist()], groups, config)
+    check_rare(layout, dropped, len(collected.items) + len(collected.dropped), config)
     numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
     check_shards_have_labels(layout, config)
     measured = content.measure(layout, numbers)
@@ -129,7 +131,10 @@ def _shards(out: Path, content: Content, layout: Layout, form: Form, config: Pre
 
 
 def _laid_out(found: Labelled, items: Sequence[Item], groups: NDArray[np.int64], config: PrepareConfig) -> Layout:
-    return lay_out(found, items, lambda labels, items, names: split_rows(labels, items, groups, names, config))
+    def split(labels: NDArray[np.int64], items: Sequence[Item], names: tuple[str, ...]) -> NDArray[np.str_]:
+        return split_rows(labels, items, groups, names, config)
+
+    return lay_out(found, items, split, config.min_per_class)
 
 
 def _cut(

@@ -134,7 +134,7 @@ def _plan(source: Path, collected: Collected, config: PrepareConfig) -> dict[str
 
 def _not_said(collected: Collected, config: PrepareConfig) -> set[str]:
     """Keys that a set made before there were such does not have: without a value they say nothing."""
-    default, keys = PrepareConfig(), ["target", "targets", "labels_separator", "unlabeled"]
+    default, keys = PrepareConfig(), ["target", "targets", "labels_separator", "unlabeled", "min_per_class"]
     if collected.modality != "image":
         keys.append("shard_mb")
     return {key for key in keys if getattr(config, key) == getattr(default, key)}
