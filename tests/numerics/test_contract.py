@@ -259,7 +259,7 @@ def config_of(family: str, kind: str, task: str) -> Config:
         "task": {"name": task, **TASK_SECTIONS.get(task, {})},
         **({f"data.augment.{key}": value for key, value in VIEWS[kind].items()} if task == "contrastive" else {}),
         "data.batch_size": 20,
-        "optimizer": {"lr": 0.01, "weight_decay": 0.0},
+        "optimizer": {"lr": 0.003 if family == "vit" else 0.01, "weight_decay": 0.0},
         "scheduler": {"name": "constant"},
         "trainer.epochs": 30 if task in FROM_INPUTS else 12,
         "trainer.precision": "fp32",

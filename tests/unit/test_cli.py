@@ -12,7 +12,7 @@ import pytest
 
 import scaledl.commands
 from scaledl.cli import VERBS, main, parse
-from scaledl.commands.arguments import positive_ints, split_arguments
+from scaledl.commands.arguments import positive_ints, split_arguments, tell_defaults
 from scaledl.commands.output import command, print_json
 from scaledl.config import Config
 from scaledl.console import get_console
@@ -250,3 +250,21 @@ class Watch:
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "True", done.stderr
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", 1), ("1", 0)])
+def test_of_several_ranks_one_says_that_there_is_no_config_file(
+    rank: str, said: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    tell_defaults("using", ["data.source=digits"])
+    assert capsys.readouterr().out.count("using the defaults, and the command line's keys over them") == said
+
+
+def test_a_rank_without_a_place_says_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong with the place is said by who joins the others."""
+    monkeypatch.setenv("RANK", "1")
+    tell_defaults("searching with", [])
+    assert "searching with the defaults (" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from scaledl.config import Config, load_config
 from scaledl.config.imported import check_trusted
 from scaledl.console import get_console
+from scaledl.distributed.environment import detect_cluster
 from scaledl.errors import UsageError
 from scaledl.run import Run, find_run, list_runs
 
@@ -56,9 +58,23 @@ def given_config(args: argparse.Namespace) -> Config:
     path, overrides = split_arguments(args.args)
     loaded = load_config(path, [*overrides, *identity(args)], space=False)
     if path is None:
-        used = "the defaults, and the command line's keys over them" if overrides else "the defaults"
-        get_console().info(f"no config file given: using {used} (`scaledl config show` prints them)")
+        tell_defaults("using", overrides)
     return loaded
+
+
+def tell_defaults(does: str, overrides: list[str]) -> None:
+    """That there is no config file; of several processes one says it."""
+    if not _is_first():
+        return
+    used = "the defaults, and the command line's keys over them" if overrides else "the defaults"
+    get_console().info(f"no config file given: {does} {used} (`scaledl config show` prints them)")
+
+
+def _is_first() -> bool:
+    try:
+        return detect_cluster(os.environ).rank == 0
+    except UsageError:  # who joins the other ranks is told then
+        return True
 
 
 def resumed_config(args: argparse.Namespace) -> Config:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from scaledl.commands.arguments import chosen_run, identity, override, split_arguments
+from scaledl.commands.arguments import chosen_run, identity, override, split_arguments, tell_defaults
 from scaledl.commands.job_status import job_status
 from scaledl.commands.output import command, print_json
 from scaledl.config import Config, TuneConfig, load_config, parse_recipe
@@ -57,7 +57,7 @@ def _asked(args: argparse.Namespace) -> tuple[Run | None, Config]:
         raise UsageError("--method: takes part in --verb compress only")
     config = load_config(target, [*overrides, *given, *identity(args)])
     if target is None:
-        get_console().info("no config file given: searching the default one, a ResNet on the digits data")
+        tell_defaults("searching with", overrides)
     if config.tune.verb == "compress":
         raise UsageError("tune.verb: compress in a config needs a run: scaledl tune RUN --verb compress")
     return None, config
