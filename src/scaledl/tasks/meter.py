@@ -35,7 +35,8 @@ class Meter:
             if gauge.about in pairs:
                 outputs, truths = gauge.view(*pairs[gauge.about])
                 gauge.metric.to(outputs.device)
-                gauge.metric.update(outputs, truths)
+                if len(outputs):  # of a batch all of whose truths are missing, nothing is left
+                    gauge.metric.update(outputs, truths)
 
     def results(self, ranks: Ranks) -> dict[str, Tensor]:
         """Each figure, over all ranks, which call this together; before the next batch comes `reset`."""

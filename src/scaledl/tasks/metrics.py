@@ -19,6 +19,7 @@ from torchmetrics import classification, regression
 from scaledl.config.figures import Scale
 
 View = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_ROUNDING = 1e-13  # of a sum of squares in double precision
 
 
 @dataclass(frozen=True)
@@ -229,12 +230,12 @@ def rmse(judged: Judged) -> Gauge:
 
 
 def _rmse(sums: OverNumbers) -> Tensor:
-    return (sums.squared_errors / sums.seen).sqrt().mean()
+    return (sums.squared_errors / sums.seen).sqrt()[sums.seen > 0].mean()
 
 
 class OverNumbers(torchmetrics.Metric):
     """Of each number, over the samples that have it: how many, and the sums that figures are made of; then a mean over
-    the numbers. A truth that is NaN is not there."""
+    the numbers that any sample has. A truth that is NaN is not there."""
 
     seen: Tensor
     squared_errors: Tensor
@@ -270,11 +271,11 @@ def r2(judged: Judged) -> Gauge:
 
 
 def _r2(sums: OverNumbers) -> Tensor:
-    """As torchmetrics has it: where the truths hardly differ 1 without an error, else 0."""
+    """Where all truths are the same it is 1 without an error, else 0; whatever units they have."""
     errors, spread = sums.squared_errors, sums.squared_truths - sums.truths.square() / sums.seen
-    none = torch.zeros_like(errors)
-    wrong, differ = ~torch.isclose(errors, none, atol=1e-4), ~torch.isclose(spread, none, atol=1e-4)
-    return torch.where(wrong & differ, 1 - errors / spread, (~wrong).double()).mean()
+    least = _ROUNDING * sums.squared_truths
+    values = torch.where(spread > least, 1 - errors / spread, (errors <= least).double())
+    return values[sums.seen > 0].mean()
 
 
 def _of_numbers(metric: torchmetrics.Metric, view: View = lambda outputs, truths: (outputs, truths)) -> Gauge:
