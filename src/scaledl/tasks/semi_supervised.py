@@ -53,7 +53,7 @@ class SemiSupervisedTask(ClassificationTask):
         return (drawn >= self.config.unlabeled_fraction) & (y != NO_CLASS)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        if not self.training or len(batch.x) == len(batch.y):  # a loader of single views
+        if len(batch.x) == len(batch.y):  # a loader of single views, as an evaluation has
             return super().step(batch)
         logits: Tensor = self.model(batch.x)
         plain, augmented = logits.chunk(2)

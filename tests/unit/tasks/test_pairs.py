@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from scaledl.compress.prune import accumulate_gradients_
 from scaledl.config.schema import AugmentConfig, TaskConfig
 from scaledl.data import Batch, DataModule, normalize
 from scaledl.distributed.preemption import stop_flag
@@ -177,3 +178,11 @@ def test_a_label_of_minus_one_is_none(around: Callable[..., Any], digits: DataMo
     nothing = digits.train.__class__(digits.train.inputs, digits.train.labels * 0 - 1, digits.train.ids)
     with pytest.raises(UsageError, match="no sample is left with a label"):
         task.prepare(DataModule(digits.spec, nothing, digits.val, digits.test))
+
+
+def test_gradients_for_pruning_are_those_of_both_views(digits: DataModule, around: Callable[..., Any]) -> None:
+    """In eval mode, as pruning looks at a training batch."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    task = around(model, digits, {"name": "semi_supervised", "unlabeled_fraction": 0.5, "confidence": 0.0})
+    accumulate_gradients_(task, iter(task.train_loader(digits, 16, AugmentConfig())))
+    assert float(model[1].weight.grad.abs().sum()) > 0
