@@ -227,7 +227,8 @@ def _check(found: Any, name: str, inputs: Inputs, *, ours: bool) -> None:
             f"model.name: {name} knows {vocabulary} tokens and the data has {needed}; take its own "
             f"tokenizer, or model.args={{vocab_size: {needed}}} for a model without pretrained weights"
         )
-    if padding is None:
+    no_padding = padding is None or padding < 0 or (padding == PADDING_ID and added and not ours)  # 0 is a word's
+    if no_padding:
         found.pad_token_id = _padding_of(found, inputs)
     elif padding != inputs.moved and not added and not (ours and padding == PADDING_ID):
         raise UsageError(

@@ -146,7 +146,13 @@ def _check_fixed(prepared: nn.Module, inputs: Inputs) -> None:
     probe.apply(tq.disable_observer)
     example = inputs.example(4)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        outputs = probe(example)
+        try:
+            outputs = probe(example)
+        except Exception as error:  # whatever a library's code does with layers of another kind
+            raise UsageError(
+                "the model cannot be quantized: with its layers in int8 it does not run, as where it computes with a "
+                f"layer's weights by itself ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            ) from error
         if not torch.equal(outputs, probe(example)):
             raise UsageError(
                 "the model cannot be quantized: traced for it, its dropout cannot be turned off. Make it with "

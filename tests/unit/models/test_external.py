@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from scaledl.compress.prune import prune_model
-from scaledl.config import load_config
+from scaledl.config import Config, load_config
 from scaledl.config.schema import ExternalConfig, PruneConfig
+from scaledl.data import Batch, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.quantized import prepare_ptq
 from scaledl.models.structure import Model, load_model, new_model, save_model
 from scaledl.runtime.signature import Inputs, Outputs
+from scaledl.tasks.model import task_around
 
 pytestmark = pytest.mark.unit
 
@@ -275,4 +277,46 @@ class BatchStatistics(nn.Module):
 def test_int8_with_the_statistics_of_each_batch_is_refused() -> None:
     model = make(f"{__name__}:BatchStatistics", {}, IMAGE, Outputs(5))
     with pytest.raises(UsageError, match="goes on taking its statistics from each batch"):
+        prepare_ptq(model, "x86")
+
+
+def test_gradients_decide_also_where_a_model_cannot_be_pruned_as_a_whole() -> None:
+    """Shufflenet's inner widths: the attempt at the whole model must not cost the gradients."""
+    model = make("torchvision:shufflenet_v2_x0_5", {}, IMAGE, Outputs(5))
+    spec = DataSpec("made-up", IMAGE.shape, tuple("abcde"), (0.0,), (1.0,), "0")
+    batch = Batch(IMAGE.example(8), torch.arange(8) % 5, torch.arange(8))
+    stage = PruneConfig(ratio=0.5, round_to=4, importance="taylor")
+    small = prune_model(model, stage, iter([batch]), task_fn=lambda module: task_around(module, Config(), spec))
+    other = prune_model(model, stage.model_copy(update={"importance": "magnitude"}), iter(()))
+    shapes, kept = small.module.state_dict(), other.module.state_dict()
+    assert {name: value.shape for name, value in shapes.items()} == {name: value.shape for name, value in kept.items()}
+    assert any(not torch.equal(shapes[name], kept[name]) for name in shapes)
+
+
+@pytest.mark.parametrize("padding", [0, -1, None])
+@pytest.mark.parametrize("outputs", [Outputs(5), Outputs(40, "steps")])
+def test_a_word_that_is_0_is_no_padding(padding: int | None, outputs: Outputs, tmp_path: Path) -> None:
+    """Of a tokenizer without padding the last id is the word that was 0; some configs call that their padding."""
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    known = {"vocab_size": 39, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": padding}
+    LlamaConfig(**sizes, **known, max_position_embeddings=16).save_pretrained(tmp_path)
+    module = make(f"hf:{tmp_path}", {}, Inputs("text", (12,), vocabulary=40, moved=39), outputs).module
+    ids = torch.tensor([[5, 39, 7, 8, 0, 0], [3, 4, 39, 5, 6, 7]])
+    theirs = torch.tensor([[5, 0, 7, 8, 2, 2], [3, 4, 0, 5, 6, 7]])
+    with torch.inference_mode():
+        expected = module.model(input_ids=theirs, attention_mask=(ids != 0).long()).logits
+        found = module(ids)
+    if outputs.form == "vector":
+        torch.testing.assert_close(found, expected)
+    else:
+        torch.testing.assert_close(found[:, 39], expected[..., 0])
+        torch.testing.assert_close(found[:, 1:39], expected[..., 1:].mT)
+
+
+def test_int8_of_a_model_that_takes_its_layers_apart_is_refused() -> None:
+    sizes = {**BERT, "embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}
+    model = make("hf:mobilebert", sizes, TEXT, Outputs(40, "steps"))
+    with pytest.raises(UsageError, match="computes with a layer's weights by itself"):
         prepare_ptq(model, "x86")
