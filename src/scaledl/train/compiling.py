@@ -21,9 +21,18 @@ _ROUNDS = 15
 
 
 def compile_(module: nn.Module) -> None:
-    """Compiled at its first call, without torch's note that a machine has no CUDA."""
+    """Compiled at its first call, without torch's note that a machine has no CUDA.
+
+    What was compiled before is forgotten: a process has room for eight modules, and the ninth would run uncompiled.
+    """
+    torch.compiler.reset()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     module.compile()
+
+
+def uncompile_(module: nn.Module) -> None:
+    """Plain again: what is compiled cannot be traced, and what is measured of it is not what eager takes."""
+    module._compiled_call_impl = None
 
 
 def worth_compiling(task: Task, batch: Batch, steps: int, *, bf16: bool) -> bool:

@@ -40,7 +40,7 @@ from scaledl.tasks.base import OutOfMemory, Task
 from scaledl.tasks.distillation import SoftTargets
 from scaledl.tasks.own_steps import release_trainers_
 from scaledl.train.callbacks import Display, EarlyStopping, Metrics, MovingAverage, SignsOfLife, StepLimit
-from scaledl.train.compiling import compile_
+from scaledl.train.compiling import compile_, uncompile_
 from scaledl.train.freezing import Freezing, Plan
 from scaledl.train.learner import Learner, make_learner
 from scaledl.train.lora import merged
@@ -217,6 +217,7 @@ def train_together(fitting: Fitting) -> tuple[nn.Module, Task, pl.Trainer]:
         display.close()
         writer.close()
         release_trainers_(task.model)
+        uncompile_(task.model)
     module = _result(fitting, task, whole, average)
     return module if learner.adapters is None else merged(learner.adapters).eval(), task, trainer
 

@@ -194,7 +194,7 @@ def _on_trial(
     """
     torch.set_num_threads(settings.num_threads)
     device = torch.device("cuda" if uses_gpu(config) else "cpu")
-    size = config.data.batch_size // settings.accumulate
+    size = max(1, config.data.batch_size // settings.accumulate // settings.world_size)  # of one rank
     while size:
         task = task_around(prepare_module(copy.deepcopy(model.module), settings), config, data.spec, own_steps=False)
         task.prepare(data)

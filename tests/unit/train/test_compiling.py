@@ -15,7 +15,7 @@ from scaledl.data import Arrays, Batch, DataModule, DataSpec
 from scaledl.distributed.ranks import Ranks
 from scaledl.models.structure import new_model
 from scaledl.run import Run
-from scaledl.train import compiling, settings
+from scaledl.train import compiling, fit, settings
 from scaledl.train.settings import Settings, resolve_settings
 
 pytestmark = pytest.mark.unit
@@ -35,12 +35,16 @@ WORDS = [
 ]
 
 
-def settings_of(folder: Path, *words: str) -> Settings:
+def settings_of(folder: Path, *words: str, world_size: int = 1) -> Settings:
     config = load_config(None, [*WORDS, *words])
-    images = torch.randint(0, 256, (32, 4, 4, 1), dtype=torch.uint8)
-    arrays = Arrays(images, torch.arange(32) % 2, torch.arange(32))
-    data = DataModule(DataSpec("x", (1, 4, 4), ("a", "b"), (0.5,), (0.5,), "f"), arrays, arrays, arrays)
-    return resolve_settings(config, _run(folder, config), data, new_model(config.model, (1, 4, 4), 2, 0), Ranks())
+    model, ranks = new_model(config.model, (1, 4, 4), 2, 0), Ranks(0, world_size)
+    return resolve_settings(config, _run(folder, config), images(), model, ranks)
+
+
+def images() -> DataModule:
+    pixels = torch.randint(0, 256, (32, 4, 4, 1), dtype=torch.uint8)
+    arrays = Arrays(pixels, torch.arange(32) % 2, torch.arange(32))
+    return DataModule(DataSpec("x", (1, 4, 4), ("a", "b"), (0.5,), (0.5,), "f"), arrays, arrays, arrays)
 
 
 def _run(folder: Path, config: Config) -> Run:
@@ -105,3 +109,33 @@ def test_where_no_sample_fits_the_training_has_to_say_so(tmp_path: Path, monkeyp
     monkeypatch.setattr(settings, "worth_compiling", no_memory)
     found = settings_of(tmp_path, "trainer.precision=auto", "trainer.epochs=1000")
     assert (found.precision, found.compile) == ("fp32", False)
+
+
+def test_what_one_rank_has_of_a_batch_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def measured(task: object, batch: Batch) -> str:
+        tried.append(len(batch.ids))
+        return "fp32"
+
+    monkeypatch.setattr(settings, "resolve_precision", measured)
+    settings_of(tmp_path, "trainer.precision=auto", "trainer.accumulate=2", world_size=4)
+    assert tried == [2]
+
+
+def test_the_result_of_a_compiled_training_is_plain(tmp_path: Path) -> None:
+    """So that it can be traced, and is evaluated without compiling it once more."""
+    config = load_config(None, [*WORDS, "trainer.epochs=1", "trainer.compile=true"])
+    run = Run.open_or_create(tmp_path, "x", "1", config=config)
+    with run.attempt():
+        trained = fit(config, run, images(), new_model(config.model, (1, 4, 4), 2, 0)).model.module
+    x = torch.zeros(3, 1, 4, 4)
+    assert torch.equal(torch.jit.trace(trained, x)(x), trained(x))
+
+
+def test_each_module_is_compiled_however_many_were_before() -> None:
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for width in (3, 4, 5):
+            module = torch.nn.Linear(2, width)
+            compiling.compile_(module)
+            assert module(torch.zeros(1, 2)).shape == (1, width)
