@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from scaledl.errors import UsageError, require_extra
 from scaledl.runtime.signature import Inputs, Outputs
 
 PADDING_ID = 0
+SECONDS = 5.0  # that a server has to answer
 _IMPOSSIBLE = -1e4  # a logit
 # Of a config: where it came from, code and kernels to fetch, names of classes; and types that our precision decides.
 _LEFT_OUT = (
@@ -146,13 +147,15 @@ def _found(name: str, args: dict[str, Any], inputs: Inputs) -> Any:
     folder = Path(name).expanduser()
     if _is_kind(name):
         return _of_kind(name, args, inputs)
+    options = {"trust_remote_code": False, "local_files_only": folder.is_dir(), "return_unused_kwargs": True}
     try:
-        options = {"trust_remote_code": False, "local_files_only": folder.is_dir(), "return_unused_kwargs": True}
-        found, unused = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name, **options, **args)
+        with nullcontext() if folder.is_dir() else reaching_hub():
+            found, unused = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name, **options, **args)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"model.name: got hf:{name}; allowed: a name of the hub, a folder with config.json, or a kind of model "
-            f"such as hf:bert ({' '.join(str(error).split())[:300]})"
+            "such as hf:bert; fix: without the network, a name whose files are in HF_HOME, or a folder "
+            f"({' '.join(str(error).split())[:300]})"
         ) from error
     if unused := sorted(unused.keys() & args.keys()):
         raise UsageError(f"model.args: got {', '.join(unused)}; allowed: settings of the config of hf:{name}")
@@ -245,6 +248,23 @@ def _padding_of(found: Any, inputs: Inputs) -> int:
     end = getattr(found, "eos_token_id", None)
     end = end[0] if isinstance(end, list) and end else end
     return end if isinstance(end, int) and 0 < end < found.vocab_size else found.vocab_size - 1
+
+
+@contextmanager
+def reaching_hub() -> Iterator[None]:
+    """Where the hub does not answer, its cache alone is looked at: at once, and not after a minute of retries."""
+    from huggingface_hub import constants, get_session
+
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=SECONDS)
+        except Exception:  # whatever the network, a proxy or a wrong address do
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from scaledl.models import huggingface
 from scaledl.models.external import library_of
 from scaledl.models.pretrained import Tensors
 from scaledl.models.structure import EXTERNAL, Structure
+
+_CACHES = {"timm": "HF_HOME (or TORCH_HOME)", "torchvision": "TORCH_HOME", "hf": "HF_HOME"}
 
 
 def library_tensors(structure: Structure, library: str) -> Tensors:
@@ -36,8 +40,9 @@ def library_tensors(structure: Structure, library: str) -> Tensors:
         raise
     except Exception as error:  # of the network, of the hub, of a file: each library has its own
         raise UsageError(
-            f"model.pretrained: the weights of {config.name} cannot be had: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"model.pretrained: got {library}, and the weights of {config.name} cannot be had: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}; allowed: what the library fetches, or has in its cache; fix: "
+            f"without the network, fill {_CACHES[library]} where there is one, or model.pretrained=FILE.safetensors"
         ) from error
 
 
@@ -46,7 +51,8 @@ def _of_timm(config: ExternalConfig, structure: Structure) -> Tensors:
     import timm
 
     given: dict[str, Any] = {"in_chans": structure.inputs.shape[0], "num_classes": structure.outputs.count}
-    module: Any = timm.create_model(config.name.partition(":")[2], pretrained=True, **given, **config.args)
+    with huggingface.reaching_hub(), _patience():
+        module: Any = timm.create_model(config.name.partition(":")[2], pretrained=True, **given, **config.args)
     known, values = module.pretrained_cfg, module.state_dict()
     heads = _named(known.get("classifier")) if known.get("num_classes") != given["num_classes"] else ()
     first = _named(known.get("first_conv")) if known["input_size"][0] != given["in_chans"] else ()
@@ -58,6 +64,17 @@ def _of_timm(config: ExternalConfig, structure: Structure) -> Tensors:
     )
 
 
+@contextmanager
+def _patience() -> Iterator[None]:
+    """torch.hub would wait for ever for a server that does not answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(huggingface.SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def _named(value: Any) -> Iterable[str]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
@@ -66,7 +83,8 @@ def _of_torchvision(config: ExternalConfig, structure: Structure) -> Tensors:
     from torchvision import models
 
     name = config.name.partition(":")[2]
-    module = models.get_model(name, weights="DEFAULT", progress=False, **config.args)
+    with _patience():
+        module = models.get_model(name, weights="DEFAULT", progress=False, **config.args)
     prefix = "model." if structure.outputs.form == "pixels" else ""  # behind our wrapper
     values = {f"{prefix}{key}": value for key, value in module.state_dict().items()}
     return Tensors(f"{models.get_model_weights(name).DEFAULT} of torchvision", values)
@@ -80,7 +98,7 @@ def _of_huggingface(config: ExternalConfig, structure: Structure) -> Tensors:
     folder = Path(name).expanduser()
     if not folder.is_dir() and name in CONFIG_MAPPING:
         raise UsageError(f"model.pretrained: hf:{name} is a kind of model and has no weights; name a model or a folder")
-    with huggingface.quiet():
+    with huggingface.quiet(), nullcontext() if folder.is_dir() else huggingface.reaching_hub():
         library_config = huggingface.config_of(config, structure.outputs)
         make = huggingface.model_class(library_config, structure.inputs, structure.outputs, config.name)
         options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": folder.is_dir()}
