@@ -14,14 +14,12 @@ import torch
 from torch import nn
 
 from scaledl.compress.prune import prune_model
-from scaledl.config import Config, load_config
+from scaledl.config import load_config
 from scaledl.config.schema import ExternalConfig, PruneConfig
-from scaledl.data import Batch, DataSpec
 from scaledl.errors import UsageError
 from scaledl.models.quantized import prepare_ptq
 from scaledl.models.structure import Model, load_model, new_model, save_model
 from scaledl.runtime.signature import Inputs, Outputs
-from scaledl.tasks.model import task_around
 
 pytestmark = pytest.mark.unit
 
@@ -278,19 +276,6 @@ def test_int8_with_the_statistics_of_each_batch_is_refused() -> None:
     model = make(f"{__name__}:BatchStatistics", {}, IMAGE, Outputs(5))
     with pytest.raises(UsageError, match="goes on taking its statistics from each batch"):
         prepare_ptq(model, "x86")
-
-
-def test_gradients_decide_also_where_a_model_cannot_be_pruned_as_a_whole() -> None:
-    """Shufflenet's inner widths: the attempt at the whole model must not cost the gradients."""
-    model = make("torchvision:shufflenet_v2_x0_5", {}, IMAGE, Outputs(5))
-    spec = DataSpec("made-up", IMAGE.shape, tuple("abcde"), (0.0,), (1.0,), "0")
-    batch = Batch(IMAGE.example(8), torch.arange(8) % 5, torch.arange(8))
-    stage = PruneConfig(ratio=0.5, round_to=4, importance="taylor")
-    small = prune_model(model, stage, iter([batch]), task_fn=lambda module: task_around(module, Config(), spec))
-    other = prune_model(model, stage.model_copy(update={"importance": "magnitude"}), iter(()))
-    shapes, kept = small.module.state_dict(), other.module.state_dict()
-    assert {name: value.shape for name, value in shapes.items()} == {name: value.shape for name, value in kept.items()}
-    assert any(not torch.equal(shapes[name], kept[name]) for name in shapes)
 
 
 @pytest.mark.parametrize("padding", [0, -1, None])

@@ -74,8 +74,8 @@ def test_where_compiling_fails_training_goes_on_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiling, "_LONG", 0.0)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    assert settings_of(tmp_path, "trainer.epochs=50").compile is False
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        assert settings_of(tmp_path, "trainer.epochs=50").compile is False
     assert "compile auto: no, compiling fails here" in capsys.readouterr().out
 
 
