@@ -31,10 +31,9 @@ def exact_copies(
     items: Sequence[Item], decoded: Digested, what: str = "image"
 ) -> tuple[NDArray[np.bool_], list[Dropped]]:
     """bool [N]: which of the decoded stay; of equal images the first one of the split that is most worth keeping."""
-    _, group = np.unique(decoded.digests, axis=0, return_inverse=True)
     kept = np.ones(len(decoded.rows), dtype=bool)
     dropped: list[Dropped] = []
-    for members in _groups(group):
+    for members in _equal(decoded.digests):
         found = [items[row] for row in decoded.rows[members].tolist()]
         labels = sorted({str(item.label) for item in found if item.label is not None})
         if len(labels) > 1:
@@ -162,9 +161,14 @@ def clusters(count: int, pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array([root(member) for member in range(count)], np.int64).reshape(count)
 
 
-def _groups(group: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Members of every group that has more than one, in ascending order."""
-    group = group.reshape(-1)
-    order = np.argsort(group, kind="stable")
-    edges = np.flatnonzero(np.diff(group[order])) + 1
-    yield from (members for members in np.split(order, edges) if len(members) > 1)
+def _equal(digests: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """Members of every group of equal digests that has more than one, in ascending order; the groups by digest."""
+    words = np.ascontiguousarray(digests).view(">u8")
+    order = np.lexsort(words.T[::-1])
+    same = np.ones(max(len(order) - 1, 0), bool)  # as the one before it
+    for word in words.T:
+        found = word[order]
+        same &= found[1:] == found[:-1]
+    starts = np.flatnonzero(same & ~np.append(False, same[:-1])).tolist()
+    ends = np.flatnonzero(same & ~np.append(same[1:], False)).tolist()
+    yield from (order[start : end + 2] for start, end in zip(starts, ends, strict=True))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.cells import NUMBER, Cells, Mixture, Texts, blocks_of, text_of
 from scaledl.data.prepare.items import Item
-from scaledl.data.prepare.table import Cell, is_missing, text_of
 from scaledl.errors import UsageError
 
 _MOST = float(np.finfo(np.float32).max)
 _EXACT = 1 << 24  # whole numbers up to here are exact as float32
 _ROW_NUMBER = re.compile(r"id|index|unnamed: 0|column \d+", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?\d+,\d+")
-_WHOLE = re.compile(r"([+-]?\d+)\.0")
+_DIGESTED = 1 << 16  # rows at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,40 +30,44 @@ class Column:
     """One feature.
 
     Attributes:
-        values: float64 [N], NaN where missing; or texts [N], empty where missing.
+        values: float64 [N], NaN where missing; or texts [N].
     """
 
     name: str
-    values: NDArray[np.float64] | list[str]
+    values: NDArray[np.float64] | Texts
 
     @property
     def missing(self) -> NDArray[np.bool_]:
         """bool [N]."""
-        if isinstance(self.values, list):
-            return np.array([not value for value in self.values], dtype=bool)
-        return np.isnan(self.values)
+        return self.values.codes == 0 if isinstance(self.values, Texts) else np.isnan(self.values)
 
     def select(self, rows: NDArray[np.int64]) -> Column:
-        if isinstance(self.values, list):
-            return Column(self.name, [self.values[row] for row in rows.tolist()])
+        if isinstance(self.values, Texts):
+            return Column(self.name, Texts(self.values.codes[rows], self.values.names))
         return Column(self.name, self.values[rows])
 
     def distinct(self) -> int:
         """How many values it has, missing ones aside."""
-        if isinstance(self.values, list):
-            return len({*self.values} - {""})
+        if isinstance(self.values, Texts):
+            return int((_counts(self.values) > 0)[1:].sum())
         return len(np.unique(self.values[~self.missing]))
 
 
-def read_columns(items: Sequence[Item], names: Sequence[str], config: PrepareConfig) -> tuple[list[Column], list[str]]:
+def read_columns(
+    items: Sequence[Item], names: Sequence[str], config: PrepareConfig, cells: Cells | None = None
+) -> tuple[list[Column], list[str]]:
     """The features, and notes on columns that are none: constant ones, and those that number or name the rows.
+
+    Args:
+        cells: where the items' contents are numbers of its rows; else they are the cells themselves.
 
     Raises UsageError for a column that mixes numbers and texts.
     """
     columns: list[Column] = []
     notes: list[str] = []
+    source = _Source(items, *_by_column(items, names, config, cells))
     for place, name in enumerate(names):
-        column = _read(items, place, name, config, notes)
+        column = _read(source, place, name, notes)
         reason = _useless(column, len(items), asked=name in config.categorical)
         if reason:
             notes.append(f"column {name!r} is left out: {reason}")
@@ -71,35 +76,65 @@ def read_columns(items: Sequence[Item], names: Sequence[str], config: PrepareCon
     return columns, notes
 
 
-def digest_rows(columns: Sequence[Column], count: int) -> list[bytes]:
-    """Equal for rows whose features are equal, however they are written."""
-    numbers = [column.values + 0.0 for column in columns if not isinstance(column.values, list)]  # no negative zeros
-    matrix = np.stack(numbers, axis=1) if numbers else np.zeros((count, 0))
-    matrix[np.isnan(matrix)] = np.nan
-    texts = [column.values for column in columns if isinstance(column.values, list)]
-    return [
-        hashlib.sha256(matrix[row].tobytes() + json.dumps([values[row] for values in texts]).encode()).digest()
-        for row in range(count)
-    ]
+def missing_counts(
+    items: Sequence[Item], names: Sequence[str], config: PrepareConfig, cells: Cells | None
+) -> list[int]:
+    """How many of the items have nothing in each column."""
+    cells, rows = _by_column(items, names, config, cells)
+    return [cells.missing(place, rows) for place in range(len(names))]
+
+
+def digest_rows(columns: Sequence[Column], count: int) -> NDArray[np.uint8]:
+    """uint8 [N, 32]: equal for rows whose features are equal, however they are written."""
+    numbers = [column.values for column in columns if not isinstance(column.values, Texts)]
+    texts = [column.values for column in columns if isinstance(column.values, Texts)]
+    quoted = [[json.dumps(name) for name in values.names] for values in texts]
+    found = np.empty((count, 32), np.uint8)
+    for start in range(0, count, _DIGESTED):
+        rows = slice(start, min(start + _DIGESTED, count))
+        size = rows.stop - start
+        matrix = np.stack([values[rows] + 0.0 for values in numbers], axis=1) if numbers else np.zeros((size, 0))
+        matrix[np.isnan(matrix)] = np.nan  # one kind of NaN, and no negative zeros
+        listed = _lists(
+            [[names[code] for code in one.codes[rows].tolist()] for names, one in zip(quoted, texts, strict=True)], size
+        )
+        digests = [
+            hashlib.sha256(row.tobytes() + text.encode()).digest() for row, text in zip(matrix, listed, strict=True)
+        ]
+        found[rows] = np.frombuffer(b"".join(digests), np.uint8).reshape(size, 32)
+    return found
+
+
+def _lists(columns: Sequence[Sequence[str]], count: int) -> Iterator[str]:
+    """JSON lists of each row's texts, which are quoted already."""
+    rows = zip(*columns, strict=True) if columns else repeat((), count)
+    return (f"[{', '.join(row)}]" for row in rows)
 
 
 def encode(column: Column, train: NDArray[np.bool_], missing: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
     """float32 [N] and what the document says of the column, from its training rows; None where these are constant."""
-    if isinstance(column.values, list):
+    if isinstance(column.values, Texts):
         return _encode_texts(column, column.values, train)
     return _encode_numbers(column, column.values, train, missing)
 
 
 def _encode_texts(
-    column: Column, values: list[str], train: NDArray[np.bool_]
+    column: Column, values: Texts, train: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
-    categories = sorted({value for value, mine in zip(values, train.tolist(), strict=True) if mine and value})
-    if len(categories) < 2:
+    seen = np.flatnonzero(_counts(values, train)[1:]) + 1
+    order = sorted(seen.tolist(), key=values.names.__getitem__)
+    if len(order) < 2:
         return None
-    codes = {value: code for code, value in enumerate(categories, 1)}
-    encoded = np.array([codes.get(value, 0) for value in values], np.float32)
+    codes = np.zeros(len(values.names), np.float32)
+    codes[order] = np.arange(1, len(order) + 1)
+    categories = [values.names[code] for code in order]
     count = int(column.missing.sum())
-    return encoded, {"name": column.name, "kind": "category", "categories": categories, "missing": count}
+    return codes[values.codes], {"name": column.name, "kind": "category", "categories": categories, "missing": count}
+
+
+def _counts(values: Texts, rows: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """How often each of the texts is there."""
+    return np.bincount(values.codes if rows is None else values.codes[rows], minlength=len(values.names))
 
 
 def _encode_numbers(
@@ -120,63 +155,61 @@ def _encode_numbers(
     }
 
 
-def _read(items: Sequence[Item], place: int, name: str, config: PrepareConfig, notes: list[str]) -> Column:
-    cells: list[Cell] = [item.content[place] for item in items]
-    quick = None if name in config.categorical else _all_numbers(cells)
-    if quick is not None:
-        return Column(name, _finite(name, quick, notes))
-    texts = ["" if is_missing(cell) else text_of(cell) for cell in cells]
-    if name in config.categorical:
-        return Column(name, [_whole(text) for text in texts])
-    numbers = [_number(text) if text else None for text in texts]
-    strange = [row for row, (text, number) in enumerate(zip(texts, numbers, strict=True)) if text and number is None]
-    if not strange:
-        return Column(name, _finite(name, [np.nan if number is None else number for number in numbers], notes))
-    first = next((row for row, number in enumerate(numbers) if number is not None), None)
-    if first is not None:
-        raise UsageError(_mixed(name, items, texts, first, strange[0]))
-    if all(_COMMA.fullmatch(texts[row]) for row in strange):
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Cells of the items. `rows`: int64 [N], each one's among the cells."""
+
+    items: Sequence[Item]
+    cells: Cells
+    rows: NDArray[np.int64]
+
+    def text(self, place: int, item: int) -> str:
+        return text_of(self.cells.cell(int(self.rows[item]), place))
+
+
+def _by_column(
+    items: Sequence[Item], names: Sequence[str], config: PrepareConfig, cells: Cells | None
+) -> tuple[Cells, NDArray[np.int64]]:
+    """The items' cells, and each one's row among them."""
+    if cells is not None:
+        return cells, np.fromiter((item.content for item in items), np.int64, len(items))
+    made = Cells([name in config.categorical for name in names], lambda row, place: items[row].content[place])
+    for block in blocks_of(((row, item.content) for row, item in enumerate(items)), len(names)):
+        made.append(block.cells)
+    return made, np.arange(len(items))
+
+
+def _read(source: _Source, place: int, name: str, notes: list[str]) -> Column:
+    found = source.cells.take(place, source.rows)
+    if isinstance(found, Texts):
+        return Column(name, found)
+    if not isinstance(found, Mixture):
+        return Column(name, _finite(name, found, notes))
+    codes, names = found.texts.codes, found.texts.names
+    strange = np.flatnonzero(found.strange[codes] & (codes > 0))
+    if not len(strange):
+        return Column(name, _finite(name, found.numbers, notes))
+    numbers = np.flatnonzero((codes == NUMBER) | ((codes > 0) & ~found.strange[codes]))
+    if len(numbers):
+        raise UsageError(_mixed(name, source, place, int(numbers[0]), int(strange[0])))
+    if all(_COMMA.fullmatch(names[code]) for code in np.unique(codes[strange]).tolist()):
         raise UsageError(
-            f"column {name!r}: got {texts[strange[0]]!r} at {items[strange[0]].key}; allowed: numbers with a decimal "
-            "point; fix: replace the decimal commas, or name the column in data.prepare.categorical"
+            f"column {name!r}: got {names[codes[strange[0]]]!r} at {source.items[strange[0]].key}; allowed: numbers "
+            "with a decimal point; fix: replace the decimal commas, or name the column in data.prepare.categorical"
         )
-    return Column(name, texts)
+    return Column(name, found.texts)
 
 
-def _all_numbers(cells: Sequence[Cell]) -> list[float] | None:
-    """The cells of a column without a gap or a text, which most are; None for another."""
-    try:
-        numbers = [float(cell) for cell in cells]  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return None if "_" in "".join(cell for cell in cells if isinstance(cell, str)) else numbers
-
-
-def _mixed(name: str, items: Sequence[Item], texts: Sequence[str], number: int, text: int) -> str:
+def _mixed(name: str, source: _Source, place: int, number: int, text: int) -> str:
     return (
-        f"column {name!r}: mixes numbers and texts: got {texts[text]!r} at {items[text].key}, and {texts[number]!r} at "
-        f"{items[number].key}; allowed: one or the other; fix: correct or empty the cell, or name the column in "
-        "data.prepare.categorical or data.prepare.exclude"
+        f"column {name!r}: mixes numbers and texts: got {source.text(place, text)!r} at {source.items[text].key}, and "
+        f"{source.text(place, number)!r} at {source.items[number].key}; allowed: one or the other; fix: correct or "
+        "empty the cell, or name the column in data.prepare.categorical or data.prepare.exclude"
     )
 
 
-def _number(text: str) -> float | None:
-    if "_" in text:  # Python reads 1_000 as a number
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _whole(text: str) -> str:
-    """1 for 1.0: a Parquet column of whole numbers with gaps holds floats. As text: 02139 and long ids stay apart."""
-    match = _WHOLE.fullmatch(text)
-    return match[1] if match else text
-
-
-def _finite(name: str, numbers: Sequence[float], notes: list[str]) -> NDArray[np.float64]:
-    values = np.array(numbers, np.float64)
+def _finite(name: str, values: NDArray[np.float64], notes: list[str]) -> NDArray[np.float64]:
+    """The same array, NaN where float32 holds no such number."""
     beyond = np.abs(values) > _MOST
     if beyond.any():
         notes.append(f"column {name!r}: {int(beyond.sum())} values that are infinite as float32 count as missing")
@@ -195,7 +228,7 @@ def _useless(column: Column, rows: int, *, asked: bool) -> str:
     all_distinct = distinct == rows - int(column.missing.sum())
     if asked or not all_distinct:
         return ""
-    if isinstance(column.values, list):
+    if isinstance(column.values, Texts):
         return "all its texts are different, as those of an id are"
     whole = (column.values == np.round(column.values)).all()
     return "it numbers the rows" if whole and _ROW_NUMBER.fullmatch(column.name) else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
+from scaledl.data.prepare.cells import Cells
 from scaledl.data.prepare.columns import digest_rows, encode, read_columns
 from scaledl.data.prepare.items import Dropped, Item
 from scaledl.data.prepare.layout import Layout
-from scaledl.data.prepare.store import write_array, write_padded
+from scaledl.data.prepare.store import write_array, write_blocks, write_padded
 from scaledl.data.stored import BYTES, OFFSETS
 from scaledl.errors import UsageError
 
 _MOST_PADDED = 4 << 30  # bytes of series, above which one far longer than the others must be meant
 _MUCH_LONGER = 100  # times the median
+_WRITTEN = 1 << 16  # rows at a time
 
 
 class TableContent:
@@ -28,32 +30,36 @@ class TableContent:
 
     what = "row"
 
-    def __init__(self, items: Sequence[Item], names: Sequence[str], config: PrepareConfig) -> None:
+    def __init__(
+        self, items: Sequence[Item], names: Sequence[str], config: PrepareConfig, cells: Cells | None = None
+    ) -> None:
         self.items = items
         self.dropped: list[Dropped] = []
         self._missing = config.missing
-        self._columns, self.notes = read_columns(items, names, config)
+        self._columns, self.notes = read_columns(items, names, config, cells)
         self._features = np.zeros((0, 0), np.float32)
         self._check_left(self._columns)
         self._without_missing()
 
-    def digests(self) -> list[bytes]:
+    def digests(self) -> NDArray[np.uint8]:
         return digest_rows(self._columns, len(self.items))
 
     def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
         train = layout.splits == "train"
-        described, features = [], []
-        for column in self._columns:
+        described: list[dict[str, Any]] = []
+        features = np.empty((len(numbers), len(self._columns)), np.float32)
+        while self._columns:  # each goes where its features are, as both may be large
+            column = self._columns.pop(0)
             found = encode(column.select(numbers), train, self._missing)
             if found is None:
                 self.notes.append(f"column {column.name!r} is left out: constant in the training split")
                 continue
-            features.append(found[0])
+            features[:, len(described)] = found[0]
             described.append(found[1])
             self.notes += _filled(found[1], self._missing)
-        self._check_left(features)
-        self._features = np.stack(features, axis=1)
-        return {"in_shape": [len(features)], "columns": described}
+        self._check_left(described)
+        self._features = features[:, : len(described)]
+        return {"in_shape": [len(described)], "columns": described}
 
     def parts(self, layout: Layout, members: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         return {"features": self._features[members]}
@@ -62,7 +68,9 @@ class TableContent:
         return None
 
     def write(self, out: Path, split: str, layout: Layout) -> None:
-        _write(out, split, self.parts(layout, layout.members(split)))
+        members = layout.members(split)
+        blocks = (self._features[members[start : start + _WRITTEN]] for start in range(0, len(members), _WRITTEN))
+        write_blocks(out, split, "features", blocks, (len(members), self._features.shape[1]))
 
     def _check_left(self, columns: Sequence[Any]) -> None:
         if not columns:
@@ -111,8 +119,8 @@ class TextContent:
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
 
-    def digests(self) -> list[bytes]:
-        return [hashlib.sha256(item.content.encode()).digest() for item in self.items]
+    def digests(self) -> NDArray[np.uint8]:
+        return _joined(hashlib.sha256(item.content.encode()).digest() for item in self.items)
 
     def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
         return {"lengths": {"unit": "bytes", **_lengths([len(item.content.encode()) for item in layout.items])}}
@@ -140,8 +148,8 @@ class SeriesContent:
         self.items = items
         self._shape = (0, 0)
 
-    def digests(self) -> list[bytes]:
-        return [hashlib.sha256((_values(item) + np.float32(0)).tobytes()).digest() for item in self.items]
+    def digests(self) -> NDArray[np.uint8]:
+        return _joined(hashlib.sha256((_values(item) + np.float32(0)).tobytes()).digest() for item in self.items)
 
     def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
         lengths = [len(item.content[0]) for item in layout.items]
@@ -186,6 +194,10 @@ class SeriesContent:
 def _write(out: Path, split: str, parts: Mapping[str, NDArray[Any]]) -> None:
     for part, values in parts.items():
         write_array(out, split, part, values)
+
+
+def _joined(digests: Iterable[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 def _lengths_of(items: Sequence[Item]) -> NDArray[np.int64]:

@@ -20,6 +20,13 @@ _WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_delimited(path: Path, delimiter: str = "auto") -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """As `open_delimited`, with all rows at once."""
+    with open_delimited(path, delimiter) as (columns, rows):
+        return columns, list(rows)
+
+
+@contextmanager
+def open_delimited(path: Path, delimiter: str = "auto") -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
     """Column names, and the rows with their numbers; the header is row 1, and empty lines are no rows.
 
     Raises:
@@ -31,7 +38,7 @@ def read_delimited(path: Path, delimiter: str = "auto") -> tuple[list[str], list
         file.seek(0)
         rows = _rows(path, file, chosen)
         columns = _header(path, next(rows, (1, []))[1], chosen)
-        return columns, list(_even(path, rows, len(columns)))
+        yield columns, _even(path, rows, len(columns))
 
 
 def _check_encoding(path: Path) -> None:

@@ -14,9 +14,10 @@ from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import Target
 from scaledl.data.prepare import series as series_files
 from scaledl.data.prepare import text as text_files
+from scaledl.data.prepare.cells import Cell
 from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
 from scaledl.data.prepare.sources import column, given_split, no_columns
-from scaledl.data.prepare.table import Cell, label_of
+from scaledl.data.prepare.table import label_of
 from scaledl.data.prepare.times import read_times
 from scaledl.errors import UsageError, require_extra
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from scaledl.data.arrays import Target
+from scaledl.data.prepare.cells import Cells
 
 SPLITS = ("train", "val", "test")
 
@@ -19,7 +20,7 @@ class Stored(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One sample.
 
@@ -27,8 +28,8 @@ class Item:
         key: where it is, as a reader of the list would look for it: a path below the source, or FILE:ROW.
         label: name of its class; several names or numbers as a tuple; a mask; None where the source has none.
         split: train, val or test where the source says so, else empty.
-        content: an image's file, what is `Stored`, or uint8 [H, W, C] pixels; the cells of a row; a text; float64
-            [C, T] of a series.
+        content: an image's file, what is `Stored`, or uint8 [H, W, C] pixels; the cells of a row, or its number
+            where they are kept by column; a text; float64 [C, T] of a series.
         group: items with the same one stay in one split; None where the source has no groups.
         time: seconds or any other number that grows; None where the source has no times.
     """
@@ -91,6 +92,7 @@ class Collected:
     columns: Sequence[str] = ()  # of a table, in the order of its items' cells
     target: Target | None = None  # what the labels are, where the source says
     label_names: Sequence[str] = ()  # of the columns with labels, or of the classes of masks
+    cells: Cells | None = None  # of a table that is kept by column
 
 
 def split_named(name: str) -> str:

@@ -30,7 +30,13 @@ def with_labels(items: Sequence[Item]) -> tuple[list[Item], list[Dropped]]:
     _check_classes(numbers)
     if any(isinstance(number, float) for number in numbers):
         names = {label: float(number or 0) for label, number in names.items()}
-    return [replace(item, label=str(names[label])) for item, label in labelled], dropped
+    texts = {label: str(number) for label, number in names.items()}
+    return [_named(item, texts[label]) for item, label in labelled], dropped
+
+
+def _named(item: Item, label: str) -> Item:
+    """The same item, not a copy, where it has this label already: there may be millions."""
+    return item if item.label == label else replace(item, label=label)
 
 
 def class_names(items: Sequence[Item]) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def write_layout(out: Path, layout: Layout, dropped: Sequence[Dropped], in_array
         if layout.target != "mask":
             write_array(out, split, "labels", layout.labels[layout.members(split)])
         write_array(out, split, "ids", layout.ids(split))
-    listed = [(id, str(layout.splits[i]), layout.items[i]) for id, i in enumerate(layout.order.tolist())]
+    listed = ((id, str(layout.splits[i]), layout.items[i]) for id, i in enumerate(layout.order))
     write_lists(out, listed, dropped)
 
 

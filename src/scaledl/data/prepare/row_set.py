@@ -55,8 +55,8 @@ class Content(Protocol):
     @property
     def notes(self) -> Sequence[str]: ...
 
-    def digests(self) -> list[bytes]:
-        """SHA-256 of what each item holds."""
+    def digests(self) -> NDArray[np.uint8]:
+        """uint8 [N, 32], SHA-256 of what each item holds."""
         ...
 
     def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _among(pairs: Sequence[tuple[int, int]], kept: NDArray[np.bool_]) -> list[tu
 def _content(collected: Collected, found: Labelled, config: PrepareConfig) -> Content:
     items = found.items
     if collected.modality == "table":
-        return TableContent(items, collected.columns, config)
+        return TableContent(items, collected.columns, config, collected.cells)
     return TextContent(items) if collected.modality == "text" else SeriesContent(items)
 
 
@@ -174,9 +174,9 @@ def _without_copies(content: Content, target: Target, config: PrepareConfig) -> 
     count = len(content.items)
     if config.duplicates == "keep" or not count:
         return np.ones(count, dtype=bool), []
-    found = content.digests()
+    digests = content.digests()
     if target == "numbers":
-        pairs = zip(found, content.items, strict=True)
-        found = [hashlib.sha256(digest + repr(item.label).encode()).digest() for digest, item in pairs]
-    digests = np.frombuffer(b"".join(found), np.uint8).reshape(count, 32)
+        pairs = zip(digests, content.items, strict=True)
+        found = (hashlib.sha256(digest.tobytes() + repr(item.label).encode()).digest() for digest, item in pairs)
+        digests = np.frombuffer(b"".join(found), np.uint8).reshape(count, 32)
     return exact_copies(content.items, _Digests(np.arange(count), digests), content.what)

@@ -19,7 +19,7 @@ from scaledl.data.prepare.images import Pixels
 from scaledl.data.prepare.items import SPLITS, Dropped, Item, listed_label
 from scaledl.data.stored import PARTS
 from scaledl.errors import UsageError
-from scaledl.run.files import atomic_file, atomic_json, atomic_write, sha256_file
+from scaledl.run.files import atomic_file, atomic_json, sha256_file
 
 FORMAT = 1
 DOCUMENT, DROPPED, ITEMS = "dataset.json", "dropped.jsonl", "items.jsonl"
@@ -73,6 +73,16 @@ def write_array(folder: Path, split: str, part: str, values: NDArray[Any]) -> No
         write_npy(file, values)
 
 
+def write_blocks(
+    folder: Path, split: str, part: str, blocks: Iterable[NDArray[np.float32]], shape: tuple[int, ...]
+) -> None:
+    """An array of this shape from blocks of its rows."""
+    with atomic_file(folder / array_name(split, part), "data set") as temporary, temporary.open("wb") as file:
+        write_npy_header(file, np.dtype(np.float32), shape)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).data)
+
+
 def write_padded(folder: Path, split: str, series: Iterable[NDArray[Any]], shape: tuple[int, int, int]) -> None:
     """float32 [N, C, T] from [C, T_i] each: zeros behind a shorter one. Memory does not grow with N."""
     with atomic_file(folder / array_name(split, "series"), "data set") as temporary, temporary.open("wb") as file:
@@ -96,12 +106,13 @@ def clear(folder: Path) -> None:
         path.unlink()
 
 
-def write_lists(folder: Path, items: Sequence[tuple[int, str, Item]], dropped: Sequence[Dropped]) -> None:
+def write_lists(folder: Path, items: Iterable[tuple[int, str, Item]], dropped: Sequence[Dropped]) -> None:
     """`items.jsonl`: id, split, label and key of each; `dropped.jsonl`: key and reason of what is left out."""
-    kept = [{"id": id, "split": split, "label": listed_label(item.label), "key": item.key} for id, split, item in items]
-    left = [one.to_dict() for one in sorted(dropped, key=lambda one: (one.key, one.reason))]
+    kept = ({"id": id, "split": split, "label": listed_label(item.label), "key": item.key} for id, split, item in items)
+    left = (one.to_dict() for one in sorted(dropped, key=lambda one: (one.key, one.reason)))
     for name, rows in ((ITEMS, kept), (DROPPED, left)):
-        atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows), "data set")
+        with atomic_file(folder / name, "data set") as temporary, temporary.open("w", encoding="ascii") as file:
+            file.writelines(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
 
 
 def finish(folder: Path, document: dict[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:

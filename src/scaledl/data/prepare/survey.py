@@ -13,11 +13,11 @@ import numpy as np
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.arrow_files import GroupCell
 from scaledl.data.prepare.collect import collect, kind_of
+from scaledl.data.prepare.columns import missing_counts
 from scaledl.data.prepare.images import BadImageError, Look, look, quiet_images
 from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item
 from scaledl.data.prepare.label_kinds import is_number
 from scaledl.data.prepare.labels import natural
-from scaledl.data.prepare.table import is_missing
 from scaledl.data.prepare.targets import Labelled, labelled
 
 _T = TypeVar("_T")
@@ -53,7 +53,7 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
         "target": found.target,
         "classes": {name: labels[name] for name in sorted(labels, key=natural)},
         "splits": {split: splits[split] for split in SPLITS if splits[split]},
-        **({"columns": list(collected.columns), "missing": _missing(collected)} if collected.columns else {}),
+        **({"columns": list(collected.columns), "missing": _missing(collected, config)} if collected.columns else {}),
         "num_problems": len(problems),
         "problems": [one.to_dict() for one in problems[:_MOST_PROBLEMS]],
         "notes": [*collected.notes, *_doubts(labels, config)],
@@ -69,13 +69,10 @@ def _classes(found: Labelled) -> Iterator[str]:
             yield from item.label
 
 
-def _missing(collected: Collected) -> dict[str, int]:
+def _missing(collected: Collected, config: PrepareConfig) -> dict[str, int]:
     """How many values are missing in each column that has such."""
-    counts = {
-        name: sum(is_missing(item.content[place]) for item in collected.items)
-        for place, name in enumerate(collected.columns)
-    }
-    return {name: count for name, count in counts.items() if count}
+    counts = missing_counts(collected.items, collected.columns, config, collected.cells)
+    return {name: count for name, count in zip(collected.columns, counts, strict=True) if count}
 
 
 def _doubts(labels: Counter[str], config: PrepareConfig) -> list[str]:
