@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ CellFn = Callable[[int, int], Cell]
 NUMBER = -1  # the code of a number that has no text
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "?"}
 _WHOLE = re.compile(r"([+-]?\d+)\.0")
-_BLOCK_CELLS = 1 << 18
+_BLOCK_CELLS = 1 << 16
+_LEAST_ROOM = 1 << 14  # values of a column, from which on the system moves an array without a copy
 _LEAST_ROWS = 256  # of a block, where rows are wide
 
 
@@ -119,44 +121,74 @@ class Cells:
         return column.missing(rows)
 
 
+class _Growing:
+    """An array to append to, which moves as a whole: many small ones would leave their room in pieces."""
+
+    def __init__(self, kind: type[np.generic]) -> None:
+        self._values: NDArray[Any] = np.empty(0, kind)
+        self._count = 0
+
+    def append(self, more: NDArray[Any]) -> None:
+        count = self._count + len(more)
+        if count > len(self._values):
+            room = max(count, len(self._values) * 9 // 8)
+            if self._count:
+                self._values.resize(room, refcheck=False)
+            else:
+                self._values = np.empty(max(room, _LEAST_ROOM), self._values.dtype)
+        self._values[self._count : count] = more
+        self._count = count
+
+    def values(self) -> NDArray[Any]:
+        """All of them; then nothing is appended any more."""
+        if self._count < len(self._values):
+            self._values.resize(self._count, refcheck=False)
+        return self._values
+
+
 class _Column:
-    """Blocks float64 or int32: of numbers and gaps only, or codes of texts."""
+    """Blocks of numbers and gaps only, and blocks of codes of texts."""
 
     def __init__(self, categorical: bool) -> None:
         self._categorical = categorical
-        self._blocks: list[NDArray[np.float64] | NDArray[np.int32]] = []
+        self._blocks: list[tuple[bool, int]] = []  # whether it has texts, and its rows
+        self._numbers, self._texts = _Growing(np.float64), _Growing(np.int32)
         self._codes = {"": 0}  # of texts, also as they were before they were stripped
         self._names = [""]
 
     def append(self, cells: Sequence[Cell]) -> None:
         numbers = None if self._categorical else _numbers(cells)
-        self._blocks.append(self._encoded(cells) if numbers is None else numbers)
+        self._blocks.append((numbers is None, len(cells)))
+        if numbers is None:
+            self._texts.append(self._encoded(cells))
+        else:
+            self._numbers.append(numbers)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | Texts | Mixture:
+        numbers, codes = self._numbers.values(), self._texts.values()
         if self._categorical:
-            return Texts(self._codes_of(rows), self._names)
-        if all(block.dtype == np.float64 for block in self._blocks):
-            numbers = np.concatenate([np.zeros(0), *self._blocks])
-            self._blocks.clear()
-            return numbers if len(rows) == len(numbers) else numbers[rows]
+            return Texts(_chosen(codes, rows), self._names)
+        if not len(codes):
+            return _chosen(numbers, rows)
         read = [number_of(name) if name else np.nan for name in self._names]
         known = np.array(read, np.float64)  # None becomes NaN
-        numbers = np.concatenate([known[block] if block.dtype == np.int32 else block for block in self._blocks])[rows]
+        all_numbers, all_codes = self._joined(numbers, known[codes]), self._joined(_codes_of(numbers), codes)
         strange = np.array([number is None for number in read], bool)
-        return Mixture(numbers, Texts(self._codes_of(rows), self._names), strange)
+        return Mixture(_chosen(all_numbers, rows), Texts(_chosen(all_codes, rows), self._names), strange)
 
     def missing(self, rows: NDArray[np.int64]) -> int:
-        return int((self._codes_of(rows) == 0).sum())
+        codes = self._joined(_codes_of(self._numbers.values()), self._texts.values())
+        return int((codes[rows] == 0).sum())
 
-    def _codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """int32 [N]: of these rows, NUMBER for those whose block has no texts."""
-        found = np.zeros(sum(map(len, self._blocks)), np.int32)
-        start = 0
-        for block in self._blocks:
-            stop = start + len(block)
-            found[start:stop] = block if block.dtype == np.int32 else np.where(np.isnan(block), 0, NUMBER)
-            start = stop
-        return found[rows]
+    def _joined(self, of_numbers: NDArray[Any], of_texts: NDArray[Any]) -> NDArray[Any]:
+        """Values of all rows, from those of either kind of blocks."""
+        if not len(of_numbers):
+            return of_texts
+        kinds, counts = zip(*self._blocks, strict=True)
+        has_texts = np.repeat(np.array(kinds, bool), counts)
+        found = np.empty(len(has_texts), of_texts.dtype)
+        found[~has_texts], found[has_texts] = of_numbers, of_texts
+        return found
 
     def _encoded(self, cells: Sequence[Cell]) -> NDArray[np.int32]:
         texts = [cell if type(cell) is str else "" if is_missing(cell) else str(cell) for cell in cells]
@@ -186,6 +218,15 @@ def _numbers(cells: Sequence[Cell]) -> NDArray[np.float64] | None:
     if not all(is_missing(cells[row]) for row in np.flatnonzero(np.isnan(numbers)).tolist()):  # +nan is a number
         return None
     return None if "_" in "".join(cell for cell in cells if isinstance(cell, str)) else numbers
+
+
+def _chosen(values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """The same array where that is all of it, as each row is there at most once and in order."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _codes_of(numbers: NDArray[np.float64]) -> NDArray[np.int32]:
+    return np.where(np.isnan(numbers), 0, NUMBER).astype(np.int32)
 
 
 def _whole(text: str) -> str:

@@ -109,6 +109,8 @@ def without_alike(
     Returns:
         kept, bool [N]; what goes and why; and int64 [kept], groups of what stays that have to stay together.
     """
+    if not pairs:
+        return kept.copy(), [], np.arange(int(kept.sum()))
     lose = _within if config.near_duplicates == "drop" else _across_splits
     kept = kept.copy()
     dropped = []

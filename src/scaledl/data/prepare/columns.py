@@ -22,7 +22,7 @@ _MOST = float(np.finfo(np.float32).max)
 _EXACT = 1 << 24  # whole numbers up to here are exact as float32
 _ROW_NUMBER = re.compile(r"id|index|unnamed: 0|column \d+", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?\d+,\d+")
-_DIGESTED = 1 << 16  # rows at a time
+_DIGESTED = 1 << 13  # rows at a time
 
 
 @dataclass(frozen=True, eq=False)

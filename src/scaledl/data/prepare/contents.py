@@ -22,7 +22,7 @@ from scaledl.errors import UsageError
 
 _MOST_PADDED = 4 << 30  # bytes of series, above which one far longer than the others must be meant
 _MUCH_LONGER = 100  # times the median
-_WRITTEN = 1 << 16  # rows at a time
+_WRITTEN = 1 << 14  # rows at a time
 
 
 class TableContent:
@@ -37,7 +37,7 @@ class TableContent:
         self.dropped: list[Dropped] = []
         self._missing = config.missing
         self._columns, self.notes = read_columns(items, names, config, cells)
-        self._features = np.zeros((0, 0), np.float32)
+        self._features: list[NDArray[np.float32]] = []
         self._check_left(self._columns)
         self._without_missing()
 
@@ -47,30 +47,29 @@ class TableContent:
     def measure(self, layout: Layout, numbers: NDArray[np.int64]) -> dict[str, Any]:
         train = layout.splits == "train"
         described: list[dict[str, Any]] = []
-        features = np.empty((len(numbers), len(self._columns)), np.float32)
-        while self._columns:  # each goes where its features are, as both may be large
+        while self._columns:  # each goes when its feature is there, as both may be large
             column = self._columns.pop(0)
             found = encode(column.select(numbers), train, self._missing)
             if found is None:
                 self.notes.append(f"column {column.name!r} is left out: constant in the training split")
                 continue
-            features[:, len(described)] = found[0]
+            self._features.append(found[0])
             described.append(found[1])
             self.notes += _filled(found[1], self._missing)
         self._check_left(described)
-        self._features = features[:, : len(described)]
         return {"in_shape": [len(described)], "columns": described}
 
     def parts(self, layout: Layout, members: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return {"features": self._features[members]}
+        return {"features": np.stack([values[members] for values in self._features], axis=1)}
 
     def sizes(self, layout: Layout, members: NDArray[np.int64]) -> None:
         return None
 
     def write(self, out: Path, split: str, layout: Layout) -> None:
         members = layout.members(split)
-        blocks = (self._features[members[start : start + _WRITTEN]] for start in range(0, len(members), _WRITTEN))
-        write_blocks(out, split, "features", blocks, (len(members), self._features.shape[1]))
+        starts = range(0, len(members), _WRITTEN)
+        blocks = (self.parts(layout, members[start : start + _WRITTEN])["features"] for start in starts)
+        write_blocks(out, split, "features", blocks, (len(members), len(self._features)))
 
     def _check_left(self, columns: Sequence[Any]) -> None:
         if not columns:

@@ -20,18 +20,18 @@ def with_labels(items: Sequence[Item]) -> tuple[list[Item], list[Dropped]]:
     Raises UsageError where there is no label at all, or where labels are quantities.
     """
     dropped = [Dropped(item.key, "no label") for item in items if item.label is None]
-    labelled = [(item, item.label) for item in items if item.label is not None]
+    labelled = [item for item in items if item.label is not None]
     if not labelled:
         raise UsageError(f"data.prepare.label: none of {len(items)} items has a label")
-    names = {label: _number(label) for label in sorted({label for _, label in labelled})}
+    names = {label: _number(label) for label in sorted({item.label for item in labelled})}
     numbers = [number for number in names.values() if number is not None]
     if len(numbers) < len(names):
-        return [item for item, _ in labelled], dropped
+        return labelled, dropped
     _check_classes(numbers)
     if any(isinstance(number, float) for number in numbers):
         names = {label: float(number or 0) for label, number in names.items()}
     texts = {label: str(number) for label, number in names.items()}
-    return [_named(item, texts[label]) for item, label in labelled], dropped
+    return [_named(item, texts[item.label]) for item in labelled], dropped
 
 
 def _named(item: Item, label: str) -> Item:

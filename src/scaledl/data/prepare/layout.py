@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def lay_out(labelled: Labelled, items: Sequence[Item], split_fn: SplitFn, min_pe
         )
         for i in np.flatnonzero(~kept).tolist()
     ]
-    items = [items[i] for i in np.flatnonzero(kept).tolist()]
+    items = list(compress(items, kept))
     labels, splits = labels[kept], splits[kept]
     order = np.argsort([SPLITS.index(split) for split in splits], kind="stable")
     made = Layout(items, target, names, labels, splits, order, kept, dropped, labelled.classes)

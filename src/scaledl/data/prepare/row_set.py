@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,7 +98,7 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     dropped = [*collected.dropped, *found.dropped, *content.dropped, *copies, *alike]
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
     numbers = np.flatnonzero(kept)
-    layout = _laid_out(found, [chosen[number] for number in numbers.tolist()], groups, config)
+    layout = _laid_out(found, list(compress(chosen, kept)), groups, config)
     check_rare(layout, dropped, len(collected.items) + len(collected.dropped), config)
     numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
     check_shards_have_labels(layout, config)
@@ -142,7 +143,7 @@ def _cut(
 ) -> list[Item]:
     """The items, of which those that are kept know the split that their time puts them in."""
     numbers = np.flatnonzero(kept)
-    layout = _laid_out(found, [items[number] for number in numbers.tolist()], groups, config)
+    layout = _laid_out(found, list(compress(items, kept)), groups, config)
     numbers, splits = numbers[layout.kept].tolist(), layout.splits
     known = {number: str(split) for number, split in zip(numbers, splits, strict=True)}
     return [replace(item, split=known.get(number, item.split)) for number, item in enumerate(items)]
