@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
-from scaledl.data.prepare.cells import NUMBER, Cells, Mixture, Texts, blocks_of, text_of
+from scaledl.data.prepare.cells import NUMBER, Cells, Mixture, Texts, block_rows, blocks_of, text_of
 from scaledl.data.prepare.items import Item
 from scaledl.errors import UsageError
 
@@ -22,7 +22,6 @@ _MOST = float(np.finfo(np.float32).max)
 _EXACT = 1 << 24  # whole numbers up to here are exact as float32
 _ROW_NUMBER = re.compile(r"id|index|unnamed: 0|column \d+", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?\d+,\d+")
-_DIGESTED = 1 << 13  # rows at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +89,9 @@ def digest_rows(columns: Sequence[Column], count: int) -> NDArray[np.uint8]:
     texts = [column.values for column in columns if isinstance(column.values, Texts)]
     quoted = [[json.dumps(name) for name in values.names] for values in texts]
     found = np.empty((count, 32), np.uint8)
-    for start in range(0, count, _DIGESTED):
-        rows = slice(start, min(start + _DIGESTED, count))
+    step = block_rows(len(columns))
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
         size = rows.stop - start
         matrix = np.stack([values[rows] + 0.0 for values in numbers], axis=1) if numbers else np.zeros((size, 0))
         matrix[np.isnan(matrix)] = np.nan  # one kind of NaN, and no negative zeros

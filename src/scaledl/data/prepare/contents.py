@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
-from scaledl.data.prepare.cells import Cells
+from scaledl.data.prepare.cells import Cells, block_rows
 from scaledl.data.prepare.columns import digest_rows, encode, read_columns
 from scaledl.data.prepare.items import Dropped, Item
 from scaledl.data.prepare.layout import Layout
@@ -22,7 +22,6 @@ from scaledl.errors import UsageError
 
 _MOST_PADDED = 4 << 30  # bytes of series, above which one far longer than the others must be meant
 _MUCH_LONGER = 100  # times the median
-_WRITTEN = 1 << 14  # rows at a time
 
 
 class TableContent:
@@ -67,8 +66,10 @@ class TableContent:
 
     def write(self, out: Path, split: str, layout: Layout) -> None:
         members = layout.members(split)
-        starts = range(0, len(members), _WRITTEN)
-        blocks = (self.parts(layout, members[start : start + _WRITTEN])["features"] for start in starts)
+        step = block_rows(len(self._features))
+        blocks = (
+            self.parts(layout, members[start : start + step])["features"] for start in range(0, len(members), step)
+        )
         write_blocks(out, split, "features", blocks, (len(members), len(self._features)))
 
     def _check_left(self, columns: Sequence[Any]) -> None:

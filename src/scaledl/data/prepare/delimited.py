@@ -15,7 +15,7 @@ from scaledl.errors import UsageError
 MAX_FIELD = 1 << 20  # characters: a quote that is never closed must not take the rest of the file
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # rows
-_BLOCK = 1 << 24  # bytes
+_BLOCK = 1 << 20  # bytes
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 
