@@ -86,6 +86,7 @@ class _Table:
         items, dropped = rows_of(
             self._rows(), [places.index(place) for place in roles.labels], named, lambda cells: cells[-1]
         )
+        self._apart.clear()  # which lies in the items now
         label_names = [self._columns[place] for place in roles.labels]
         return Collected(
             "table", items, dropped, (), stamp, "table", self._names, label_names=label_names, cells=self._cells
