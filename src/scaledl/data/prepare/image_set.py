@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -47,7 +48,9 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
     found, target = labelled(collected, config), _target(collected, config)
     items = found.items
     settings = config.model_dump(mode="json", include={"fit", "max_pixels", "min_side", "max_ratio"})
-    work = {**plan, "settings": settings, "stamp": collected.stamp, "target": vars(target)}
+    # Places are numbers of items, and which items there are follows from more settings than their pixels do.
+    keys = hashlib.sha256("\0".join(item.key for item in items).encode()).hexdigest()
+    work = {**plan, "settings": settings, "stamp": collected.stamp, "target": vars(target), "items": keys}
     chunks = Chunks(out / WORK, work, items, target)
     decoded = chunks.decode_all(config)
     if not len(decoded.rows):

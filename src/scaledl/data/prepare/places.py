@@ -46,19 +46,24 @@ class Places:
         return self.sharded and len(self.of("train")) > 0
 
     @property
+    def stays(self) -> bool:
+        """Whether the file of all that was decoded becomes the training split."""
+        return self.whole and not self.in_shards
+
+    @property
     def in_arrays(self) -> list[str]:
         """Splits that are an array each."""
         return [split for split in SPLITS if split != "train" or not self.in_shards]
 
     def write(self, out: Path, images: ImageFile) -> Callable[[NDArray[np.int64]], Pixels]:
         """Write all arrays. Returns what gives images of the training split, of their rows in it."""
-        training, stays = self.of("train"), self.whole and not self.in_shards
+        training = self.of("train")
         if not (out / WORK / MOVING).exists():
             clear(out)
             for split in self.in_arrays:
-                if split != "train" or not stays:
+                if split != "train" or not self.stays:
                     images.copy(self.of(split), self.shape[2], out / array_name(split, "images"))
-        if not stays:
+        if not self.stays:
             return lambda rows: images.gather(training[rows], self.shape[2])
         # The others have theirs, so what was decoded can become the training split where it lies.
         atomic_write(out / WORK / MOVING, self._key, "part of the data set")
@@ -69,7 +74,9 @@ class Places:
         """Whether no images were moved yet, or for these places."""
         moving = out / WORK / MOVING
         copied = [out / array_name(split, "images") for split in SPLITS if split != "train"]
-        return not moving.exists() or (moving.read_text() == self._key and all(path.exists() for path in copied))
+        if not moving.exists():
+            return True
+        return self.stays and moving.read_text() == self._key and all(path.exists() for path in copied)
 
     @property
     def _key(self) -> str:

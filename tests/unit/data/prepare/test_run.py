@@ -341,6 +341,27 @@ def test_interrupted_while_images_are_moved(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("moment", [f"scaledl.data.prepare.{name}" for name in MOMENTS])
+def test_interrupted_while_images_are_moved_and_then_wanted_in_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    source = image_folder(tmp_path / "s", each=20)
+    prepare(source, tmp_path / "whole", config(shard_mb=1))
+    interrupted(source, tmp_path / "out", monkeypatch, moment, config())
+    prepare(source, tmp_path / "out", config(shard_mb=1))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_was_read_of_other_items_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = image_folder(tmp_path / "s", ("cat", "unlabeled", "zebra"), each=20)
+    monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
+    prepare(source, tmp_path / "whole", config(unlabeled="keep"))
+    with pytest.raises(UsageError, match=r"20 x no label.*data\.prepare\.unlabeled=keep"):
+        prepare(source, tmp_path / "out", config(max_dropped=0.1))
+    prepare(source, tmp_path / "out", config(unlabeled="keep"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_what_was_lost_while_images_were_moved_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = image_folder(tmp_path / "s", each=20)
     prepare(source, tmp_path / "whole", config())
