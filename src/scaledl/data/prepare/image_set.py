@@ -69,7 +69,7 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
         lambda labels, chosen, names: split_items(labels, [item.split for item in chosen], groups, names, config),
         config.min_per_class,
     )
-    check_rare(layout, dropped, len(collected.items) + len(collected.dropped), config)
+    check_rare(layout.dropped, dropped, len(collected.items) + len(collected.dropped), config)
     numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
     check_shards_have_labels(layout, config)
     layout = settled_layout(layout, numbers)

@@ -210,9 +210,9 @@ def check_dropped(dropped: Sequence[Dropped], total: int, config: PrepareConfig)
     )
 
 
-def check_rare(layout: Layout, dropped: Sequence[Dropped], total: int, config: PrepareConfig) -> None:
-    """As `check_dropped`, with what went because of its class besides."""
-    check_dropped([*dropped, *(one for one in layout.dropped if one.reason.startswith(_RARE))], total, config)
+def check_rare(left: Sequence[Dropped], dropped: Sequence[Dropped], total: int, config: PrepareConfig) -> None:
+    """As `check_dropped`, with those besides that were left out because of their class."""
+    check_dropped([*dropped, *(one for one in left if one.reason.startswith(_RARE))], total, config)
 
 
 def check_shards_have_labels(layout: Layout, config: PrepareConfig) -> None:

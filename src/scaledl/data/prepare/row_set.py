@@ -89,8 +89,9 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     pairs = _pairs(content, kept, config)
     chosen = list(content.items)
     kept, alike, groups = without_alike(chosen, np.arange(len(kept)), kept, pairs, config, content.what)
+    late: Sequence[Dropped] = ()
     if pairs and any(item.time is not None for item in chosen):  # which side of a cut each is on is known by now
-        chosen = _cut(found, chosen, kept, groups, config)
+        chosen, kept, late = _cut(found, chosen, kept, groups, config)
         kept, more, groups = without_alike(
             chosen, np.arange(len(kept)), kept, _among(pairs, kept), config, content.what
         )
@@ -99,8 +100,9 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
     numbers = np.flatnonzero(kept)
     layout = _laid_out(found, list(compress(chosen, kept)), groups, config)
-    check_rare(layout, dropped, len(collected.items) + len(collected.dropped), config)
-    numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
+    late = [*late, *layout.dropped]
+    check_rare(late, dropped, len(collected.items) + len(collected.dropped), config)
+    numbers, dropped = numbers[layout.kept], [*dropped, *late]
     check_shards_have_labels(layout, config)
     measured = content.measure(layout, numbers)
     clear(out)
@@ -140,13 +142,16 @@ def _laid_out(found: Labelled, items: Sequence[Item], groups: NDArray[np.int64],
 
 def _cut(
     found: Labelled, items: Sequence[Item], kept: NDArray[np.bool_], groups: NDArray[np.int64], config: PrepareConfig
-) -> list[Item]:
-    """The items, of which those that are kept know the split that their time puts them in."""
+) -> tuple[list[Item], NDArray[np.bool_], Sequence[Dropped]]:
+    """The items, of which those that are kept know the split that their time puts them in; which these are, and what
+    goes because it has no label there."""
     numbers = np.flatnonzero(kept)
     layout = _laid_out(found, list(compress(items, kept)), groups, config)
-    numbers, splits = numbers[layout.kept].tolist(), layout.splits
-    known = {number: str(split) for number, split in zip(numbers, splits, strict=True)}
-    return [replace(item, split=known.get(number, item.split)) for number, item in enumerate(items)]
+    kept = kept.copy()
+    kept[numbers[~layout.kept]] = False
+    known = {number: str(split) for number, split in zip(np.flatnonzero(kept).tolist(), layout.splits, strict=True)}
+    chosen = [replace(item, split=known.get(number, item.split)) for number, item in enumerate(items)]
+    return chosen, kept, layout.dropped
 
 
 def _among(pairs: Sequence[tuple[int, int]], kept: NDArray[np.bool_]) -> list[tuple[int, int]]:

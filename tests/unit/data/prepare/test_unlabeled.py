@@ -112,6 +112,21 @@ def test_what_is_without_a_label_follows_its_group_and_its_time_out_of_the_train
     check(data, document, sum(day % 3 > 0 for day in days["train"]))
 
 
+def test_texts_without_a_label_follow_their_time_where_some_are_nearly_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{number}" for number in rng.integers(0, 900, 25)) for _ in range(120)]
+    texts[11] = f"{texts[10]} again"
+    rows = [{"text": text, "label": "ab"[i // 3 % 2] if i % 3 == 0 else None, "day": i} for i, text in enumerate(texts)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "set"
+    document, data = made(tmp_path / "t.jsonl", out, unlabeled="keep", text="text", time="day", max_dropped=0.0)
+    days = {split: [int(row["key"][8:]) - 1 for row in listed(out) if row["split"] == split] for split in SPLITS}
+    assert max(days["train"]) < min(days["val"]) <= max(days["val"]) < min(days["test"])
+    assert {10, 11} <= set(days["train"])
+    check(data, document, sum(day % 3 > 0 for day in days["train"]))
+    assert set(reasons(out)) == {f"no label: and it belongs to what is in the {split} split" for split in SPLITS[1:]}
+
+
 def test_of_equal_samples_the_one_with_a_label_stays(tmp_path: Path) -> None:
     rows = people()
     rows += [{**rows[0], "label": ""}, {**rows[0], "label": ""}, {**rows[100]}]
