@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import Target
 from scaledl.data.prepare.items import Collected, Dropped, Item, split_named
+from scaledl.data.prepare.links import check_file
 from scaledl.data.prepare.sources import no_columns, stamp
 from scaledl.errors import UsageError
 
@@ -124,10 +125,15 @@ def read_archive_table(path: Path, split: str) -> list[Item]:
 def _files(source: Path) -> list[tuple[str, Path]]:
     """(split, file): train before test."""
     if source.is_dir():
-        found = [path for path in sorted(source.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        found = [path for path in sorted(source.iterdir()) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
         found = _one_format(found)
+        for path in found:
+            check_file(path, source)
     else:
         found = [path for path in sorted(source.parent.iterdir()) if _belongs(path, source)]
+        for path in found:
+            if path != source:  # which may be a link to anywhere
+                check_file(path, source.parent)
     named = {path: _part(path) for path in found}
     if len(found) > 1 and (
         "" in {split for _, split in named.values()} or len({name for name, _ in named.values()}) > 1

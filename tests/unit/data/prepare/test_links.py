@@ -35,6 +35,19 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, target: str, messag
         survey(source, PrepareConfig())
 
 
+@pytest.mark.parametrize("named", ["the folder", "a file"])
+def test_a_link_out_of_a_folder_of_series_is_refused(tmp_path: Path, named: str) -> None:
+    series = "@timeStamps false\n@univariate true\n@classLabel true a b\n@data\n1,2:a\n3,4:b\n"
+    (tmp_path / "t").mkdir()
+    for name in ("outside.ts", "t/N_TRAIN.ts"):
+        (tmp_path / name).write_text(series)
+    (tmp_path / "t/N_TEST.ts").symlink_to("../outside.ts")
+    source = tmp_path / "t" if named == "the folder" else tmp_path / "t/N_TRAIN.ts"
+    with pytest.raises(UsageError, match=r"t/N_TEST\.ts: is a link out of the source's folder"):
+        survey(source, PrepareConfig())
+    assert survey(tmp_path / "t/N_TEST.ts", PrepareConfig())["items"] == 4  # what is named itself may be one
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     source = folder(tmp_path)
     os.mkfifo(source / "test.csv")
