@@ -124,11 +124,11 @@ def _decoded(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
             while block := file.read(_BYTES):
-                yield decoder.decode(block)
                 read += len(block)
+                yield decoder.decode(block)
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        place = read - len(decoder.getstate()[0]) + error.start
+        place = read - len(error.object) + error.start  # what could not be decoded ends where reading did
         raise UsageError(
             f"{path}: byte {place} is {error.object[error.start]:#04x}, which is no UTF-8; fix: save the file as UTF-8"
         ) from None

@@ -250,10 +250,14 @@ def test_the_spec_of_a_long_text_encodes_a_prompt(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"ab\xffc")
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbfab\xffc")
+    (tmp_path / "cut.txt").write_bytes("abü".encode()[:-1])
     write(tmp_path / "odd" / "test.txt", "abc")
     for name, reason in (
         ("absent.txt", "no such file or folder"),
         ("latin.txt", "byte 2 is 0xff, which is no UTF-8"),
+        ("marked.txt", "byte 5 is 0xff, which is no UTF-8"),
+        ("cut.txt", "byte 2 is 0xc3, which is no UTF-8"),
         ("odd", "files named test, and none of the training split"),
     ):
         with pytest.raises(UsageError, match=reason):
