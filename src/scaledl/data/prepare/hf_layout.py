@@ -37,10 +37,12 @@ def is_hub(path: Path) -> bool:
     try:
         import pyarrow
         import pyarrow.parquet
-
+    except ImportError:
+        return False  # the reader of tables says so
+    try:
         schema = pyarrow.parquet.read_schema(path)
-    except (ImportError, OSError, ValueError, pyarrow.ArrowException):
-        return False  # the reader of tables says why
+    except (OSError, ValueError, pyarrow.ArrowException):
+        return False  # and why
     images = any(pyarrow.types.is_struct(kind) and is_image_type(kind) for kind in schema.types)
     return images or bool(_metadata(schema)) or _NUMBERED.search(path.stem) is not None
 

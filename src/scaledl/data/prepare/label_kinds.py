@@ -34,7 +34,7 @@ def _classes_of(items: Sequence[Item], config: PrepareConfig) -> Read:
 
 
 def _split(label: Any, separator: str) -> tuple[str, ...]:
-    return tuple(sorted({part.strip() for part in str(label or "").split(separator)} - {""}))
+    return tuple(sorted({part.strip() for name in _several(label) for part in name.split(separator)} - {""}))
 
 
 def _marked(item: Item, columns: Sequence[str]) -> tuple[str, ...]:
@@ -66,6 +66,11 @@ def _numbers_of(items: Sequence[Item], config: PrepareConfig) -> Read:
         if all(lacking) or (any(lacking) and config.unlabeled == "drop"):
             dropped.append(Dropped(item.key, _NO_LABEL))
             continue
+        if found and len(cells) != len(found[0].label):
+            raise UsageError(
+                f"data.prepare.target: got numbers, and {item.key} has {len(cells)} of them, {found[0].key} "
+                f"{len(found[0].label)}; allowed: as many in each; fix: correct it, or another target"
+            )
         numbers = tuple(math.nan if cell is None else _number(cell) for cell in cells)
         odd = next((cell for cell, number in zip(cells, numbers, strict=True) if number is None), None)
         if odd is not None:

@@ -100,9 +100,10 @@ def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[I
     named = named_columns(path, columns, config)
     if "split" in named and split:
         raise UsageError(f"data.prepare.split: got {config.split!r}, but the files' names say the split already")
-    _check_cells(path, columns, rows, {text, *labels, *named.values()}, {text, *labels})
-    keyed: list[Row] = [(f"{path.name}:{row}", split, cells) for row, cells in rows]
     words = all(isinstance(cells[place], list) for _, cells in rows for place in (text, *labels)) and len(labels) == 1
+    lists = {text} if config.targets and not words else {text, *labels}  # a cell of several targets is one of them
+    _check_cells(path, columns, rows, {text, *labels, *named.values()}, lists)
+    keyed: list[Row] = [(f"{path.name}:{row}", split, cells) for row, cells in rows]
     return *rows_of(keyed, labels, named, lambda cells: _content(cells[text])), "tags" if words else None
 
 
@@ -122,7 +123,7 @@ def _check_cells(
             if isinstance(cell, list | dict) and not plain:
                 raise UsageError(
                     f"{path}: row {row}: {columns[place]!r} is a {type(cell).__name__}; allowed: a text, a "
-                    "number, true, false or null; of texts and labels a list of such, too; fix: flatten it"
+                    "number, true, false or null; of the text and of data.prepare.label a list of such, too; fix: flatten it"
                 )
 
 

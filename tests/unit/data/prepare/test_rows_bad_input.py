@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,29 @@ def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"x": [[1], [2]], "y": ["a", "b"]}), tmp_path / "b" / "t.parquet")
     with pytest.raises(UsageError, match="column 'x' has values of type list"):
         prepare(tmp_path / "b" / "t.parquet", tmp_path / "out", PrepareConfig())
+
+
+def test_parquet_without_the_library_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pyarrow is not installed; install it with: pip install" in refused(
+        tmp_path, {"t.parquet": b"PAR1"}, "t.parquet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([{"v": [1, 2]}], {"targets": ["v"], "target": "numbers"}, "row 1: 'v' is a list; .*data.prepare.label a list"),
+        ([{"v": 1, "w": [2]}], {"targets": ["v", "w"]}, "row 1: 'w' is a list"),
+        ([{"v": None}, {"v": ["x"]}], {"targets": ["v"], "target": "numbers"}, "row 2: 'v' is a list"),
+        ([{"v": ["x", "y"]}], {"targets": ["v"]}, "row 1: 'v' is a list"),
+        ([{"v": [1, 2]}, {"v": [1]}], {"label": "v", "target": "numbers"}, "t.jsonl:2 has 1 of them, t.jsonl:1 2"),
+    ],
+)
+def test_lists_of_labels(tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], message: str) -> None:
+    lines = "".join(json.dumps({"text": f"words of {i}", **row}) + "\n" for i, row in enumerate(rows))
+    found = refused(tmp_path, {"t.jsonl": lines}, "t.jsonl", text="text", **settings)
+    assert re.search(message, found), found
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_columns_of_0_and_1_are_classes_any_of_which_a_sample_has(tmp_path: Path
 
 
 def test_a_separator_splits_a_label(tmp_path: Path) -> None:
-    names = ["a;b", "b", "", "c; a ;a"]
+    names = ["a;b", ["b", "b;"], "", "c; a ;a"]
     lines = [json.dumps({"text": f"number {i}", "label": names[i % 4]}) for i in range(40)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     _, data = made(tmp_path / "t.jsonl", tmp_path / "set", text="text", labels_separator=";", near_duplicates="keep")
