@@ -123,7 +123,8 @@ def _check_cells(
             if isinstance(cell, list | dict) and not plain:
                 raise UsageError(
                     f"{path}: row {row}: {columns[place]!r} is a {type(cell).__name__}; allowed: a text, a "
-                    "number, true, false or null; of the text and of data.prepare.label a list of such, too; fix: flatten it"
+                    "number, true, false or null; of the text and of data.prepare.label a list of such, too; fix: "
+                    "flatten it"
                 )
 
 

@@ -21,7 +21,7 @@ _LOCKS = ".locks"
 _ATTEMPTS = 10
 _BEING_FETCHED = re.compile(r"\.[0-9a-f]{40}\.[0-9a-f]{8}-\d+-\d+\.[0-9a-f]{8}\.tmp")
 _ANOTHER = "give a folder of your own, on another disk, in data.stream.cache"
-_FEWER = "raise `ulimit -n`, or lower data.stream.window_shards, data.stream.prefetch_shards or data.num_workers"
+FEWER = "raise `ulimit -n`, or lower data.stream.window_shards, data.stream.prefetch_shards or data.num_workers"
 
 
 class Cache:
@@ -127,7 +127,7 @@ def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = _FEWER if error.errno in (errno.EMFILE, errno.ENFILE) else _ANOTHER
+        fix = FEWER if error.errno in (errno.EMFILE, errno.ENFILE) else _ANOTHER
         where = error.filename or path
         raise ScaledlError(f"data.stream.cache: {where}: {error.strerror or error}; fix: {fix}") from error
 

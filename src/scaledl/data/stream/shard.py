@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scaledl.data.arrays import IGNORED
 from scaledl.data.stored import BYTES, OFFSETS, Field, Form
+from scaledl.data.stream.cache import FEWER
 from scaledl.errors import UsageError
 
 POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14: maps all pages; what cannot be read is an error, not a SIGBUS
@@ -163,7 +164,8 @@ def _mapped(path: Path, expected: ShardFile, held: IO[bytes] | None) -> mmap.mma
 def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: missing; {AGAIN}"
-    return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {AGAIN}"
+    fix = f"fix: {FEWER}" if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) else AGAIN
+    return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {fix}"
 
 
 def _read_ahead(path: Path, pages: mmap.mmap) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_a_damaged_shard_is_named(tmp_path: Path, what: str) -> None:
     DAMAGE[what](tmp_path / "train-00001.safetensors")
     with pytest.raises(UsageError, match=rf"train-00001\.safetensors: .*{what}.*fix:"):
         list(StreamLoader(stream, SPEC, 4))
+
+
+def test_more_open_shards_than_a_process_may_have(tmp_path: Path) -> None:
+    stream = write_stream(tmp_path, [5] * 40, spread=40, ahead=0)
+    most, never = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, never))
+    try:
+        with pytest.raises(UsageError, match=r"train-\d{5}\.safetensors: .*Too many open files.*fix: raise `ulimit -n`"):
+            list(StreamLoader(stream, SPEC, 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, never))
 
 
 def test_any_reader_of_safetensors_reads_a_shard(tmp_path: Path) -> None:
