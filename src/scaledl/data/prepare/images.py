@@ -26,6 +26,7 @@ _DEPTH_16 = ("I;16", "I;16B", "I;16L", "I")
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _GRID = 16
 _BLOCK = 1 << 26
+_AT_ONCE = 1 << 26  # bytes of a file; of a larger one only what turns out to be needed is read
 _RISE = 2  # of 255
 
 
@@ -161,7 +162,7 @@ def _resized(image: Image, target: Target, fit: str) -> Image:
 def opened(content: Path | Stored, config: PrepareConfig, *, whole: bool = True) -> Iterator[Image]:
     """A file as Pillow sees it after its header, in one of the known formats and of a bearable size.
 
-    `whole`: read it at once, which is faster where all of it is needed.
+    `whole`: read it at once, if it is not too large, which is faster where all of it is needed.
     """
     require_extra("PIL", "vision")
     from PIL import Image
@@ -200,10 +201,9 @@ def quiet_images() -> Iterator[None]:
 def _file(content: Path | Stored, *, whole: bool) -> IO[bytes]:
     if not isinstance(content, Path):
         return BytesIO(content.read())
-    file = content.open("rb", buffering=0 if whole else -1)
-    if not whole:
-        return file
-    with file:
+    if not whole or content.stat().st_size > _AT_ONCE:
+        return content.open("rb")
+    with content.open("rb", buffering=0) as file:
         return BytesIO(file.read())
 
 

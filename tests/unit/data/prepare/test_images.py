@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -170,6 +171,16 @@ def test_damaged_files_never_raise_anything_else(tmp_path_factory: pytest.TempPa
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with suppress(BadImageError):
         assert decode(path, RGB, CONFIG)[0].shape == (24, 24, 3)
+
+
+def test_of_a_huge_file_no_more_is_read_than_has_to_be(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.bmp", picture(0))
+    os.truncate(path, 1 << 40)  # which no memory holds
+    assert np.array_equal(decode(path, RGB, CONFIG)[0], picture(0))
+    os.truncate(path, 0)
+    os.truncate(path, 1 << 40)
+    with pytest.raises(BadImageError, match="no image that is known"):
+        decode(path, RGB, CONFIG)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
