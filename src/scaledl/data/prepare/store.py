@@ -26,9 +26,7 @@ DOCUMENT, DROPPED, ITEMS = "dataset.json", "dropped.jsonl", "items.jsonl"
 WORK, STAMP = ".work", ".source"
 MOVING = "moving"  # in the work folder: images are being moved, for the places of which this is the hash
 SHARDS = "train-*.safetensors"
-
-
-_MOST_COUNTED = 4096
+_MOST_COUNTED, _COUNTED_BYTES = 4096, 16 << 20
 
 
 def array_name(split: str, part: str) -> str:
@@ -59,8 +57,9 @@ def histogram(count: int, gather_fn: Callable[[NDArray[np.int64]], Pixels]) -> N
     from PIL import Image
 
     chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_COUNTED)).round().astype(np.int64))
+    at_a_time = max(1, _COUNTED_BYTES // max(1, gather_fn(chosen[:1]).nbytes))
     total: Any = 0
-    for part in np.array_split(chosen, max(1, len(chosen) // 64)):
+    for part in np.array_split(chosen, max(1, -(-len(chosen) // at_a_time))):
         images = gather_fn(part)
         tall = images.reshape(-1, *images.shape[2:])
         counts = np.array(Image.fromarray(tall.squeeze(-1) if tall.shape[2] == 1 else tall).histogram())
