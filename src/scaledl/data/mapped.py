@@ -41,12 +41,15 @@ def mapped(place: Place, split: str, part: str, document: dict[str, Any], count:
 
 def texts(place: Place, split: str, document: dict[str, Any]) -> list[str]:
     """A split's texts. Raises UsageError where their bytes are not what the set was made with."""
-    offsets = mapped(place, split, "offsets", document).tolist()
-    content = mapped(place, split, "bytes", document, offsets[-1]).numpy().tobytes()
+    damaged = f"{place.where}: the texts of its {split} split are damaged; {_AGAIN}"
+    offsets = mapped(place, split, "offsets", document)
+    if int(offsets[0]) != 0 or bool((offsets.diff() < 0).any()):
+        raise UsageError(damaged)
+    content = mapped(place, split, "bytes", document, int(offsets[-1])).numpy().tobytes()
     try:
-        return [content[begin:end].decode() for begin, end in itertools.pairwise(offsets)]
+        return [content[begin:end].decode() for begin, end in itertools.pairwise(offsets.tolist())]
     except UnicodeDecodeError as error:
-        raise UsageError(f"{place.where}: the texts of its {split} split are damaged; {_AGAIN}") from error
+        raise UsageError(damaged) from error
 
 
 def stored_size(split: str, part: str, document: dict[str, Any]) -> int:

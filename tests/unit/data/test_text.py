@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -82,6 +84,17 @@ def test_texts_behind_a_url_are_the_same(folder: Path) -> None:
     data = build_data(DataConfig.model_validate(keys), seed=0)
     files.rm(name, recursive=True)
     assert data.spec.fingerprint == load(folder).spec.fingerprint
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_texts_that_do_not_lie_one_behind_the_other_are_refused(folder: Path, tmp_path: Path, place: int) -> None:
+    shutil.copytree(folder, tmp_path / "set")
+    path = tmp_path / "set" / "test-offsets.npy"
+    offsets = np.load(path)
+    offsets[place : place + 2] = offsets[place : place + 2][::-1].copy()
+    np.save(path, offsets)
+    with pytest.raises(UsageError, match=r"the texts of its test split are damaged; fix: prepare the data again"):
+        load(tmp_path / "set")
 
 
 def test_texts_are_cut_at_their_length(folder: Path) -> None:
