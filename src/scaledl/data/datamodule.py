@@ -140,6 +140,8 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     first = len(known) + len(held)
     test_ids = torch.arange(first, first + len(raw.test_labels))
     splits = {"train": known, "val": held, "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids)}
+    if raw.target == "numbers":
+        _check_numbers(config.source, splits, raw.label_names)
     return DataModule(_describe(config.source, splits, raw), **splits)
 
 
@@ -150,6 +152,17 @@ def _train_and_val(raw: RawData, fraction: float, seed: int) -> tuple[Arrays, Ar
         return known, Arrays(raw.val_inputs, raw.val_labels, torch.arange(size, size + len(raw.val_labels)))
     kept, held = _split(raw, fraction, seed)
     return known.take(kept), known.take(held)
+
+
+def _check_numbers(source: str, splits: dict[str, Arrays], names: tuple[str, ...]) -> None:
+    """Raises UsageError for a number that no sample of a split has."""
+    for split, arrays in splits.items():
+        absent = arrays.labels.isnan().all(0).nonzero().flatten().tolist()
+        if absent:
+            raise UsageError(
+                f"data.source: {source}: no sample of the {split} split has a value of {names[absent[0]]!r}; fix: "
+                "another run.seed or data.val_fraction, or fill in more of them"
+            )
 
 
 def _split(raw: RawData, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,17 @@ def data_of(handed_over: list[RawData], target: Target) -> DataModule:
     return build_data(DataConfig(val_fraction=0.25), 0)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_number_that_no_sample_of_a_split_has_is_refused(handed_over: list[RawData], split: str) -> None:
+    known = getattr(data_of(handed_over, "numbers"), "val" if split == "train" else "train").ids
+    labels = torch.full((N, 2), torch.nan)
+    labels[:, 0], labels[known, 1] = 1.0, 2.0
+    handed_over[:] = [replace(GOOD["numbers"], labels=labels)]
+    message = rf"no sample of the {split} split has a value of 'y'; fix: another run\.seed or data\.val_fraction"
+    with pytest.raises(UsageError, match=message):
+        build_data(DataConfig(val_fraction=0.25), 0)
+
+
 @pytest.mark.parametrize("target", GOOD)
 def test_every_kind_of_target_goes_through(handed_over: list[RawData], target: Target) -> None:
     raw, data = GOOD[target], data_of(handed_over, target)
