@@ -19,6 +19,8 @@ from scaledl.data.prepare.table import Row, rows_of
 from scaledl.errors import UsageError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+_TOO_LONG = f"a text of more than {MAX_FIELD:,} characters"
+_MOST_BYTES = 4 * MAX_FIELD + 3  # of a file whose text is not too long: UTF-8, and the mark before it
 _MOST_COLUMNS = 10_000  # every line has a cell for each
 
 
@@ -61,7 +63,7 @@ def problem(text: str) -> str:
     if not text.strip():
         return "an empty text"
     if len(text) > MAX_FIELD:
-        return f"a text of more than {MAX_FIELD:,} characters"
+        return _TOO_LONG
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -76,6 +78,10 @@ def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
     digest = hashlib.sha256()
     for key, label, split, path in sorted(_class_files(root, config, dropped), key=lambda found: found[0]):
         try:
+            if (size := path.stat().st_size) > _MOST_BYTES:
+                digest.update(f"{key}\0{size}\n".encode(errors="surrogateescape"))
+                dropped.append(Dropped(key, _TOO_LONG))
+                continue
             content = path.read_bytes()
             digest.update(f"{key}\0{hashlib.sha256(content).hexdigest()}\n".encode(errors="surrogateescape"))
             items.append(Item(key, label, split, content.decode("utf-8-sig")))

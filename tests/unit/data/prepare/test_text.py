@@ -132,12 +132,15 @@ def test_of_copies_in_two_splits_the_one_to_test_on_stays(tmp_path: Path) -> Non
     assert {one["of"].split("/")[0] for one in lines(tmp_path / "out" / "dropped.jsonl")} == {"test"}
 
 
-def test_a_file_of_another_encoding_is_dropped_with_the_byte(tmp_path: Path) -> None:
+def test_files_of_another_encoding_or_far_too_long_are_dropped(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "s", sentences())
     (source / "good" / "latin.txt").write_bytes("schön".encode("latin-1"))
     (source / "good" / "picture.doc").write_bytes(b"x")
+    with (source / "bad" / "huge.txt").open("wb") as file:
+        file.truncate(1 << 40)  # which no memory holds
     prepare(source, tmp_path / "out", PrepareConfig())
     assert lines(tmp_path / "out" / "dropped.jsonl") == [
+        {"key": "bad/huge.txt", "reason": "a text of more than 1,048,576 characters"},
         {"key": "good/latin.txt", "reason": "no UTF-8: byte 3 is 0xf6"},
         {"key": "good/picture.doc", "reason": "no text by its name; known: .txt"},
     ]
