@@ -32,7 +32,7 @@ def subset(raw: RawData, config: DataConfig, seed: int) -> RawData:
         raw = dataclasses.replace(raw, val_inputs=val[0], val_labels=val[1])
     if raw.lengths is not None:
         numbers = _numbers(names, raw.label_names)
-        rows = _rows(raw.labels, numbers, config.limit, seed, unlabeled=names == raw.label_names)
+        rows = _rows(raw.labels, numbers, config.limit, seed, unlabeled=len(names) == len(raw.label_names))
         raw = dataclasses.replace(raw, lengths=raw.lengths[rows])
     return dataclasses.replace(
         raw, inputs=train[0], labels=train[1], test_inputs=test[0], test_labels=test[1], label_names=names
@@ -54,7 +54,7 @@ def narrow(
 ) -> Arrays:
     """The same of one split, whose samples keep their ids."""
     numbers = _numbers(names, known)
-    rows = _rows(split.labels, numbers, limit, seed, unlabeled=names == known)
+    rows = _rows(split.labels, numbers, limit, seed, unlabeled=len(names) == len(known))
     found = split.take(rows)
     return dataclasses.replace(found, labels=_counted_anew(found.labels, numbers))
 
@@ -63,7 +63,7 @@ def _narrowed(
     inputs: Tensor, labels: Tensor, known: tuple[str, ...], names: tuple[str, ...], limit: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
     numbers = _numbers(names, known)
-    rows = _rows(labels, numbers, limit, seed, unlabeled=names == known)
+    rows = _rows(labels, numbers, limit, seed, unlabeled=len(names) == len(known))
     return inputs[rows], _counted_anew(labels[rows], numbers)
 
 

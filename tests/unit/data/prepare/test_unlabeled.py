@@ -213,12 +213,17 @@ def test_other_tasks_refuse_such_a_set_and_say_what_to_do(tmp_path: Path) -> Non
 
 
 def test_a_part_of_the_set_keeps_them_where_they_may_belong(tmp_path: Path) -> None:
-    made(table(tmp_path / "t.csv", people()), tmp_path / "set", unlabeled="keep", exclude=["day", "house"])
+    rows = [{**row, "label": row["label"] and "abc"[i % 3]} for i, row in enumerate(people())]
+    made(table(tmp_path / "t.csv", rows), tmp_path / "set", unlabeled="keep", exclude=["day", "house"])
     config = {"source": "prepared", "root": str(tmp_path / "set")}
-    limited = build_data(DataConfig.model_validate({**config, "limit": 3}), seed=0)
-    assert (limited.class_counts(), limited.spec.unlabeled) == ((3, 3), 80)
-    narrowed = build_data(DataConfig.model_validate({**config, "classes": ["b", "a"]}), seed=0)
-    assert (narrowed.spec.unlabeled, int((narrowed.train.labels < 0).sum())) == (0, 0)
+    for part, counts, unlabeled in (
+        ({"limit": 3}, (3, 3, 3), 80),
+        ({"classes": ["c", "a", "b"], "limit": 2}, (2, 2, 2), 80),
+        ({"classes": ["b", "a"], "limit": 2}, (2, 2), 0),  # they may be of the third
+    ):
+        data = build_data(DataConfig.model_validate({**config, **part}), seed=0)
+        assert (data.class_counts(), data.spec.unlabeled) == (counts, unlabeled)
+        assert int((data.train.labels < 0).sum()) == unlabeled
 
 
 def houses(count: int = 150) -> list[dict[str, Any]]:
