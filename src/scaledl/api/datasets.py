@@ -164,7 +164,7 @@ def audit(run: Run, splits: list[str], *, trust: bool = False) -> tuple[list[Sus
     for split in splits:
         arrays = {"train": data.train, "val": data.val, "test": data.test}[split]
         shares = probabilities(module, data.eval_loader(split, config.data.eval_batch_size))  # type: ignore[arg-type]
-        looked_at += len(arrays)
+        looked_at += sum(data.class_counts(split))  # type: ignore[arg-type]
         for row, label, confidence in doubted(shares, arrays.labels):
             id = int(arrays.ids[row])
             given = data.spec.labels[int(arrays.labels[row])]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from scaledl.data.arrays import NO_CLASS
 from scaledl.data.loader import BatchLoader
 
 
@@ -25,11 +26,12 @@ def doubted(shares: Tensor, labels: Tensor) -> Iterator[tuple[int, int, float]]:
 
     Args:
         shares: float32 [N, K], rows sum to 1.
-        labels: int64 [N].
+        labels: int64 [N]; there is nothing to doubt where it is NO_CLASS.
     """
-    carried = torch.zeros_like(shares).scatter_(1, labels[:, None], 1)
+    known = labels != NO_CLASS
+    carried = torch.zeros_like(shares).scatter_(1, labels[:, None].clamp(min=0), known[:, None].to(shares.dtype))
     thresholds = (shares * carried).sum(dim=0) / carried.sum(dim=0)  # NaN where no sample carries the class
     believed = torch.where(shares >= thresholds, shares, torch.zeros(()))
     best, classes = believed.max(dim=1)
-    for row in torch.nonzero((best > 0) & (classes != labels)).squeeze(1).tolist():
+    for row in torch.nonzero((best > 0) & (classes != labels) & known).squeeze(1).tolist():
         yield row, int(classes[row]), float(best[row])

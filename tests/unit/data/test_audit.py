@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scaledl.data.arrays import NO_CLASS
 from scaledl.data.audit import doubted
 
 pytestmark = pytest.mark.unit
@@ -30,6 +31,12 @@ def test_an_unsure_model_doubts_nothing() -> None:
 def test_a_class_that_nobody_carries_is_never_suggested() -> None:
     shares = shares_of([0.2, 0.1, 0.7], [0.1, 0.8, 0.1])
     assert list(doubted(shares, torch.tensor([0, 1]))) == []
+
+
+def test_what_has_no_label_is_not_doubted_and_changes_nothing() -> None:
+    shares = shares_of([0.9, 0.1], [0.8, 0.2], [0.05, 0.95], [0.1, 0.9], [0.02, 0.98], [0.99, 0.01], [0.01, 0.99])
+    found = list(doubted(shares, torch.tensor([0, 0, 1, 1, 0, NO_CLASS, NO_CLASS])))
+    assert found == list(doubted(shares[:5], torch.tensor([0, 0, 1, 1, 0])))
 
 
 def test_wrong_labels_among_many_are_found() -> None:
