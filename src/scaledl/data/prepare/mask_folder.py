@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scaledl.data.prepare.folder import EXTENSIONS, files_of, splits_of
 from scaledl.data.prepare.items import Collected, Dropped, Item, Mask
+from scaledl.data.prepare.links import check_file
 from scaledl.errors import UsageError
 
 IMAGES, MASKS = "images", "masks"
@@ -38,7 +39,7 @@ def collect_masks(root: Path) -> Collected:
         first = f"; the first: {dropped[0].key}: {dropped[0].reason}" if dropped else ""
         raise UsageError(f"{root}: no image with a mask; expected {IMAGES}/NAME.jpg and {MASKS}/NAME.png{first}")
     items.sort(key=lambda item: item.key)
-    names = _names(root / _NAMES)
+    names = _names(root)
     digest.update("\n".join(names).encode())
     return Collected("image_folder", items, dropped, (), digest.hexdigest(), target="mask", label_names=names)
 
@@ -63,9 +64,11 @@ def _files(root: Path, folder: Path, dropped: list[Dropped]) -> Iterator[str]:
     return files_of(folder, root, dropped)
 
 
-def _names(path: Path) -> tuple[str, ...]:
+def _names(root: Path) -> tuple[str, ...]:
+    path = root / _NAMES
     if not path.is_file():
         return ()
+    check_file(path, root)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.data.prepare.pictures import image_folder
+from tests.unit.data.prepare.pictures import image_folder, picture, save
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.survey import survey
@@ -46,6 +46,16 @@ def test_a_link_out_of_a_folder_of_series_is_refused(tmp_path: Path, named: str)
     with pytest.raises(UsageError, match=r"t/N_TEST\.ts: is a link out of the source's folder"):
         survey(source, PrepareConfig())
     assert survey(tmp_path / "t/N_TEST.ts", PrepareConfig())["items"] == 4  # what is named itself may be one
+
+
+def test_names_of_classes_are_not_read_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "outside.txt").write_text("nothing\nsomething\n")
+    for number in range(4):
+        save(tmp_path / f"t/images/{number}.png", picture(number))
+        save(tmp_path / f"t/masks/{number}.png", picture(number, channels=1) // 128)
+    (tmp_path / "t/classes.txt").symlink_to("../outside.txt")
+    with pytest.raises(UsageError, match=r"t/classes\.txt: is a link out of the source's folder"):
+        survey(tmp_path / "t", PrepareConfig())
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
