@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import threading
 import zipfile
 from collections import deque
@@ -191,7 +190,7 @@ class Chunks:
 
     def _start(self, *, anew: bool) -> None:
         if anew:
-            shutil.rmtree(self._folder)
+            discard(self._folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         atomic_json(self._folder / PLAN, self._plan)
 
@@ -200,6 +199,17 @@ class Chunks:
         dropped = [Dropped(self._items[row].key, why) for row, why in reasons.items()]
         rows, digests, thumbnails, looks = (np.concatenate([part[name] for part in parts]) for name in _PARTS[:4])
         return Decoded(rows, digests, thumbnails, looks, dropped)
+
+
+def discard(folder: Path) -> None:
+    """Remove what was begun in a work folder, but for the plan, which shows whose it is.
+
+    By their names what is known of chunks goes before images, and these before the word that they are being moved: so
+    what is left by an interruption is taken for what it is.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name != PLAN:
+            path.unlink()
 
 
 @contextmanager

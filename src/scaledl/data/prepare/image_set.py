@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
-from scaledl.data.prepare.chunks import Chunks, Decoded
+from scaledl.data.prepare.chunks import Chunks, Decoded, discard
 from scaledl.data.prepare.clean import exact_copies, near_copies, without_alike
 from scaledl.data.prepare.image_file import ImageFile
 from scaledl.data.prepare.images import BadImageError, Look, Target, look, quiet_images
@@ -77,7 +76,7 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
     shape = (target.height, target.width, 1 if grey else target.channels)
     places = Places(numbers, layout, shape, sharded=bool(config.shard_mb), whole=shape[2] == target.channels)
     if not places.can_go_on(out):
-        shutil.rmtree(out / WORK)  # images that an interrupted call had begun to move, for other splits
+        discard(out / WORK)  # images that an interrupted call had begun to move, for other splits
         return make_images(out, collected, plan, config)
     document = _save(out, layout, places, dropped, chunks.images, masks, config)
     sizes = _sizes(decoded.looks)

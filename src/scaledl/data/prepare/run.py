@@ -112,9 +112,14 @@ def _strange(out: Path) -> list[str]:
     """What lies there, unless a data set that is ours shows, or the beginning of one."""
     names = sorted(path.name for path in out.iterdir())
     work = out / WORK
-    begun = work.is_dir() and ((work / PLAN).exists() or not any(work.iterdir()))
+    begun = work.is_dir() and ((work / PLAN).exists() or all(map(_is_of_plan, work.iterdir())))
     ours = (out / DOCUMENT).exists() and (out / STAMP).exists()
     return [] if begun or ours else names
+
+
+def _is_of_plan(path: Path) -> bool:
+    """Whether a file was to become a plan, by a process that was killed meanwhile."""
+    return path.name.startswith(f".{PLAN}.")
 
 
 def _plan(source: Path, collected: Collected, config: PrepareConfig) -> dict[str, Any]:

@@ -352,6 +352,40 @@ def test_interrupted_while_images_are_moved_and_then_wanted_in_shards(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("change", "count"), [({"seed": 1}, 1), ({"seed": 1}, 4), ({"size": 20}, 3)])
+def test_interrupted_while_what_was_begun_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, int], count: int
+) -> None:
+    source = image_folder(tmp_path / "s", each=20)
+    monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
+    prepare(source, tmp_path / "whole", config())
+    interrupted(source, tmp_path / "out", monkeypatch, "scaledl.data.prepare.image_file.os.truncate", config())
+    names = sorted(path.name for path in (tmp_path / "out/.work").iterdir())
+    assert names == ["000000.npz", "000001.npz", "000002.npz", "images.npy", "moving", "plan.json"]
+    real, left = os.unlink, iter(range(count))
+
+    def stops(path: str | Path, **options: Any) -> None:
+        if Path(path).name in names and next(left, None) is None:
+            raise KeyboardInterrupt
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", stops)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, tmp_path / "out", config(**change))
+    prepare(source, tmp_path / "out", config())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_killed_before_there_is_a_plan(tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "s", each=20)
+    prepare(source, tmp_path / "whole", config())
+    (tmp_path / "out/.work").mkdir(parents=True)
+    (tmp_path / "out/.work/.plan.json.0a1b2c3d-1-1.0a1b2c3d.tmp").write_text("{")
+    prepare(source, tmp_path / "out", config())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_what_was_read_of_other_items_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = image_folder(tmp_path / "s", ("cat", "unlabeled", "zebra"), each=20)
     monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
