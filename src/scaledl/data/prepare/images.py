@@ -144,6 +144,8 @@ def _plain(image: Image, mode: str) -> Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "LAB":  # from which there is no way to grey
+        image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 

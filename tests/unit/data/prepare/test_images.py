@@ -47,7 +47,7 @@ def test_formats(tmp_path: Path, name: str, options: dict[str, object], toleranc
     assert mean_error(decode(path, RGB, CONFIG)[0], pixels) <= tolerance
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA", "PA", "I;16", "I", "F"])
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA", "PA", "I;16", "I", "F", "LAB"])
 def test_modes_become_the_colours_they_mean(tmp_path: Path, mode: str) -> None:
     grey = picture(1, channels=1).squeeze(-1)
     image = Image.fromarray(grey)
@@ -57,8 +57,8 @@ def test_modes_become_the_colours_they_mean(tmp_path: Path, mode: str) -> None:
     elif mode == "1":
         image = Image.fromarray(np.where(grey > 127, 255, 0).astype(np.uint8)).convert("1")
     else:
-        image = image.convert("RGB").convert(mode) if mode in ("CMYK", "P", "PA") else image.convert(mode)
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "F", "I", "LA", "PA") else "a.png")
+        image = image.convert("RGB").convert(mode) if mode in ("CMYK", "P", "PA", "LAB") else image.convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "F", "I", "LA", "PA", "LAB") else "a.png")
     if mode == "PA":
         image = image.convert("RGBA")
     image.save(path)
