@@ -9,6 +9,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from scaledl.data.prepare.equal import Equals
+
 PIECE = 8  # bytes
 _BANDS, _ROWS = 12, 4  # of two texts with a similarity of 0.8 a band is equal with a probability of 0.998
 _SEED = 20_240_229
@@ -21,8 +23,8 @@ def near_texts(texts: Sequence[str], similarity: float, splits: Sequence[str] = 
     """Pairs of these texts, the smaller number first, of whose pieces at least this share is common to both.
 
     A piece is eight bytes of UTF-8 in a row, of letters without their case; spaces, signs and accents are gone.
-    Of texts that become equal so, each is paired with the first one of a split only. So it is in large groups of
-    texts that are nearly the same: some stand for the others. The work is so bounded by a number for each text.
+    Of texts of a split that become equal so, the first one stands for the others: these have its pairs. In large groups
+    of texts that are nearly the same some stand for the others, too. The work is so bounded by a number for each text.
 
     Args:
         splits: of each text, where they have such.
@@ -31,17 +33,10 @@ def near_texts(texts: Sequence[str], similarity: float, splits: Sequence[str] = 
         return []
     given = splits or [""] * len(texts)
     plain = [_plain(text) for text in texts]
-    alone: dict[bytes, int] = {}
-    first: dict[tuple[bytes, str], int] = {}
-    pairs: set[tuple[int, int]] = set()
-    for number, content in enumerate(zip(plain, given, strict=True)):
-        stands = {alone.setdefault(content[0], number), first.setdefault(content, number)} - {number}
-        pairs.update((one, number) for one in stands)
-    chosen = sorted(first.values())
-    pieces = [_pieces(plain[number]) for number in chosen]
-    found = _Pieces(pieces, np.array([given[number] for number in chosen]), similarity).pairs()
-    pairs.update((chosen[one], chosen[other]) for one, other in found)
-    return sorted(pairs)
+    equals = Equals(plain, given)
+    pieces = [_pieces(plain[number]) for number in equals.first]
+    found = _Pieces(pieces, np.array([given[number] for number in equals.first]), similarity).pairs()
+    return equals.pairs((equals.first[one], equals.first[other]) for one, other in found)
 
 
 def _plain(text: str) -> bytes:

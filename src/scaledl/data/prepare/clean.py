@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.chunks import Decoded
+from scaledl.data.prepare.equal import Equals
 from scaledl.data.prepare.images import image_hashes
 from scaledl.data.prepare.items import Dropped, Item
 
@@ -49,21 +50,25 @@ def exact_copies(
     return kept, dropped
 
 
-def near_copies(decoded: Decoded, members: NDArray[np.int64], distance: int) -> list[tuple[int, int]]:
+def near_copies(
+    items: Sequence[Item], decoded: Decoded, members: NDArray[np.int64], distance: int
+) -> list[tuple[int, int]]:
     """Pairs of these members of the decoded, the smaller first, whose images look the same.
 
-    Of images that are equal each is paired with the first one only; so enough to group them.
+    Of images of a split that are equal the first one stands for the others.
     """
     if len(members) < 2:
         return []
-    _, first, copies = np.unique(decoded.digests[members], axis=0, return_index=True, return_inverse=True)
-    stands = members[first[copies.reshape(-1)]]
-    equal = stands != members
-    pairs = set(zip(stands[equal].tolist(), members[equal].tolist(), strict=True))
-    chosen = np.sort(members[first])
-    for one, other in _alike(decoded.thumbnails[chosen], distance):
-        pairs.update(zip(chosen[one].tolist(), chosen[other].tolist(), strict=True))
-    return sorted(pairs)
+    digests = [digest.tobytes() for digest in decoded.digests[members]]
+    equals = Equals(digests, [items[row].split for row in decoded.rows[members].tolist()])
+    chosen = np.array(equals.first)
+    near = [
+        pair
+        for one, other in _alike(decoded.thumbnails[members[chosen]], distance)
+        for pair in zip(chosen[one].tolist(), chosen[other].tolist(), strict=True)
+    ]
+    numbers = members.tolist()
+    return [(numbers[one], numbers[other]) for one, other in equals.pairs(near)]
 
 
 def _alike(thumbnails: NDArray[np.uint8], distance: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

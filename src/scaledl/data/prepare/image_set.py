@@ -145,7 +145,7 @@ def _clean(
         kept, dropped = exact_copies(items, decoded)
     pairs: list[tuple[int, int]] = []
     if config.near_duplicates != "keep":
-        pairs = near_copies(decoded, np.flatnonzero(kept), config.near_distance)
+        pairs = near_copies(items, decoded, np.flatnonzero(kept), config.near_distance)
     kept, alike, groups = without_alike(items, decoded.rows, kept, pairs, config, "image")
     return kept, [*dropped, *alike], groups
 

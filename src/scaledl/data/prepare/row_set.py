@@ -86,15 +86,14 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     found = labelled(collected, config)
     content = _content(collected, found, config)
     kept, copies = _without_copies(content, found.target, config)
-    pairs = _pairs(content, kept, config)
     chosen = list(content.items)
+    pairs = _pairs(content, chosen, kept, config)
     kept, alike, groups = without_alike(chosen, np.arange(len(kept)), kept, pairs, config, content.what)
     late: Sequence[Dropped] = ()
     if pairs and any(item.time is not None for item in chosen):  # which side of a cut each is on is known by now
         chosen, kept, late = _cut(found, chosen, kept, groups, config)
-        kept, more, groups = without_alike(
-            chosen, np.arange(len(kept)), kept, _among(pairs, kept), config, content.what
-        )
+        pairs = _pairs(content, chosen, kept, config)
+        kept, more, groups = without_alike(chosen, np.arange(len(kept)), kept, pairs, config, content.what)
         alike = [*alike, *more]
     dropped = [*collected.dropped, *found.dropped, *content.dropped, *copies, *alike]
     check_dropped(dropped, len(collected.items) + len(collected.dropped), config)
@@ -154,10 +153,6 @@ def _cut(
     return chosen, kept, layout.dropped
 
 
-def _among(pairs: Sequence[tuple[int, int]], kept: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    return [pair for pair in pairs if kept[list(pair)].all()]
-
-
 def _content(collected: Collected, found: Labelled, config: PrepareConfig) -> Content:
     items = found.items
     if collected.modality == "table":
@@ -165,12 +160,14 @@ def _content(collected: Collected, found: Labelled, config: PrepareConfig) -> Co
     return TextContent(items) if collected.modality == "text" else SeriesContent(items)
 
 
-def _pairs(content: Content, kept: NDArray[np.bool_], config: PrepareConfig) -> list[tuple[int, int]]:
+def _pairs(
+    content: Content, chosen: Sequence[Item], kept: NDArray[np.bool_], config: PrepareConfig
+) -> list[tuple[int, int]]:
     """Texts that say nearly the same; of rows and series only equal ones are told apart from others."""
     if config.near_duplicates == "keep" or not isinstance(content, TextContent):
         return []
     numbers = np.flatnonzero(kept).tolist()
-    items = [content.items[number] for number in numbers]
+    items = [chosen[number] for number in numbers]
     pairs = near_texts([item.content for item in items], config.near_similarity, [item.split for item in items])
     return [(numbers[one], numbers[other]) for one, other in pairs]
 

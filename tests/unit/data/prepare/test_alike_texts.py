@@ -124,8 +124,13 @@ def test_of_form_letters_all_that_are_near_to_another_split_are_known() -> None:
 
 def test_equal_texts_are_known_across_splits() -> None:
     assert near_texts(["one", "One!", "one.", "ONE"], 0.8, ["train", "train", "test", "test"]) == [
-        (0, 1), (0, 2), (0, 3), (2, 3),
+        (0, 1), (0, 2), (0, 3), (1, 2), (2, 3),
     ]  # fmt: skip
+
+
+def test_what_is_equal_is_near_to_the_same() -> None:
+    other = text(0).replace(text(0).split()[40], "zz", 1)
+    assert near_texts([text(0), text(0).upper(), f"{text(0)}!", other], 0.8) == [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]
 
 
 def reworded(seed: int) -> str:
@@ -162,6 +167,23 @@ def test_across_given_splits_they_go_from_train(tmp_path: Path) -> None:
     assert kept["dropped"] == {}
     within = prepare(tmp_path / "sets", tmp_path / "one", PrepareConfig(text="text", near_duplicates="drop"))
     assert within["dropped"] == {"looks the same as another text": 2}
+
+
+@pytest.mark.parametrize("how", ["by the source", "by time"])
+@pytest.mark.parametrize("near", [False, True])
+def test_every_spelling_of_a_text_of_another_split_goes_from_train(tmp_path: Path, how: str, near: bool) -> None:
+    said = text(0)
+    spellings = [said, said.upper(), f"{said}!", f"{said}."]
+    texts = [*spellings[:3], *map(text, range(1, 41)), reworded(0) if near else spellings[3]]
+    rows = [{"text": one, "label": "ab"[i % 2], "day": i} for i, one in enumerate(texts)]
+    parts = [{"part": "test" if i > 36 else "val" if i > 33 else "train"} for i in range(len(rows))]
+    rows = [row | part for row, part in zip(rows, parts, strict=True)] if how == "by the source" else rows
+    settings = {"split": "part", "group": None} if how == "by the source" else {"time": "day"}
+    config = PrepareConfig.model_validate({"text": "text", **settings})
+    document = prepare(write_rows(tmp_path / "t.jsonl", rows), tmp_path / "out", config)
+    assert document["dropped"] == {"looks the same as a text of the test split": 3}
+    lost = {one["key"] for one in listed(tmp_path / "out", "dropped.jsonl")}
+    assert lost == {"t.jsonl:1", "t.jsonl:2", "t.jsonl:3"}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

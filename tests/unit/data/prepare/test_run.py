@@ -149,6 +149,16 @@ def test_near_copies_across_splits_go_from_train(tmp_path: Path) -> None:
     assert prepare(source, tmp_path / "keep", config(near_duplicates="keep"))["dropped"] == {}
 
 
+def test_all_copies_of_what_another_split_has_go_from_train(tmp_path: Path) -> None:
+    source = image_folder(tmp_path / "s/train", each=10).parent
+    image_folder(source / "val", each=4, seed=1)
+    for name in ("train/cat/x.png", "train/cat/y.png"):
+        shutil.copy(source / "val/cat/000.png", source / name)
+    prepare(source, tmp_path / "out", config(duplicates="keep"))
+    why = "looks the same as an image of the val split of val/cat/000.png"
+    assert dropped(tmp_path / "out") == {"train/cat/x.png": why, "train/cat/y.png": why}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_near_copies_stay_in_one_split(tmp_path: Path, seed: int) -> None:
     for i, name in enumerate(("cat", "dog")):
