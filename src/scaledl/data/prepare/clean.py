@@ -50,6 +50,11 @@ def exact_copies(
     return kept, dropped
 
 
+def sides(items: Sequence[Item]) -> list[str]:
+    """Of each its split, and whether it has a label: things stand for such of their own side only."""
+    return [item.split if item.label is not None else f"{item.split}, unlabeled" for item in items]
+
+
 def near_copies(
     items: Sequence[Item], decoded: Decoded, members: NDArray[np.int64], distance: int
 ) -> list[tuple[int, int]]:
@@ -60,7 +65,7 @@ def near_copies(
     if len(members) < 2:
         return []
     digests = [digest.tobytes() for digest in decoded.digests[members]]
-    equals = Equals(digests, [items[row].split for row in decoded.rows[members].tolist()])
+    equals = Equals(digests, sides([items[row] for row in decoded.rows[members].tolist()]))
     chosen = np.array(equals.first)
     near = [
         pair

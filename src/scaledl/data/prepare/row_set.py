@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import Target
 from scaledl.data.prepare.alike_texts import near_texts
-from scaledl.data.prepare.clean import exact_copies, without_alike
+from scaledl.data.prepare.clean import exact_copies, sides, without_alike
 from scaledl.data.prepare.contents import SeriesContent, TableContent, TextContent
 from scaledl.data.prepare.items import Collected, Dropped, Item
 from scaledl.data.prepare.layout import (
@@ -168,7 +168,7 @@ def _pairs(
         return []
     numbers = np.flatnonzero(kept).tolist()
     items = [chosen[number] for number in numbers]
-    pairs = near_texts([item.content for item in items], config.near_similarity, [item.split for item in items])
+    pairs = near_texts([item.content for item in items], config.near_similarity, sides(items))
     return [(numbers[one], numbers[other]) for one, other in pairs]
 
 

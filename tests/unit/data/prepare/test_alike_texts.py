@@ -186,6 +186,15 @@ def test_every_spelling_of_a_text_of_another_split_goes_from_train(tmp_path: Pat
     assert lost == {"t.jsonl:1", "t.jsonl:2", "t.jsonl:3"}
 
 
+def test_of_equal_texts_one_with_a_label_stays_alone(tmp_path: Path) -> None:
+    texts = [text(0), text(0).upper(), f"{text(0)}!", *map(text, range(1, 41))]
+    rows = [{"text": one, "label": None if i == 0 else "ab"[i % 2]} for i, one in enumerate(texts)]
+    config = PrepareConfig(text="text", near_duplicates="drop", unlabeled="keep")
+    prepare(write_rows(tmp_path / "t.jsonl", rows), tmp_path / "out", config)
+    lost = {one["key"]: one["of"] for one in listed(tmp_path / "out", "dropped.jsonl")}
+    assert lost == {"t.jsonl:1": "t.jsonl:2", "t.jsonl:3": "t.jsonl:2"}
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
