@@ -157,7 +157,7 @@ def _train_and_val(raw: RawData, fraction: float, seed: int) -> tuple[Arrays, Ar
 def _check_numbers(source: str, splits: dict[str, Arrays], names: tuple[str, ...]) -> None:
     """Raises UsageError for a number that no sample of a split has."""
     for split, arrays in splits.items():
-        absent = arrays.labels.isnan().all(0).nonzero().flatten().tolist()
+        absent = arrays.labels.isnan().all(0).nonzero().flatten().tolist() if len(arrays) else []
         if absent:
             raise UsageError(
                 f"data.source: {source}: no sample of the {split} split has a value of {names[absent[0]]!r}; fix: "
