@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace as with_fields
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -42,6 +43,9 @@ def locate(loc: tuple[int | str, ...], at: Path = ()) -> tuple[Path, Schema | No
 
 def explain(error: ErrorDetails, tree: Node, at: Path = (), family: str = "") -> Iterator[Problem]:
     """The problems that an error stands for, with the places from the tree. `family`: of the student at `at`."""
+    if error["loc"][-1:] == ("[key]",):
+        yield _wrong_name(error, tree, at)
+        return
     path, node = locate(error["loc"], at)
     match error["type"]:
         case "conflicts":
@@ -49,11 +53,12 @@ def explain(error: ErrorDetails, tree: Node, at: Path = (), family: str = "") ->
         case "stage_order":
             yield _stage_order(error, tree, path)
         case "extra_forbidden":
-            yield _unknown_key(tree, path, at, family)
+            yield _unknown_key(tree, path, at, family, locate(error["loc"][:-1], at)[1] or {})
         case "union_tag_invalid" | "union_tag_not_found":
             yield _wrong_tag(tree, path, node or {}, family)
         case "missing":
-            yield _problem(tree, path[:-1], locate(error["loc"][:-1], at)[1] or {})
+            section = _problem(tree, path[:-1], locate(error["loc"][:-1], at)[1] or {})
+            yield with_fields(section, fix=f"give it {path[-1]}")
         case _:
             yield _problem(tree, path, node or {})
 
@@ -139,13 +144,20 @@ def _wrong_tag(tree: Node, path: Path, node: Schema, family: str) -> Problem:
     return Problem(dotted(path), origin_of(tree, path), got, f"one of {', '.join(names)}", hint)
 
 
-def _unknown_key(tree: Node, path: Path, at: Path, family: str) -> Problem:
+def _wrong_name(error: ErrorDetails, tree: Node, at: Path) -> Problem:
+    """A key of a section in which names are free, but not all of them."""
+    *above, name, _ = error["loc"]
+    path, node = locate(tuple(above), at)
+    return Problem(dotted(path), origin_of(tree, (*path, name)), f"the key {show(name)}", allowed_words(node or {}))
+
+
+def _unknown_key(tree: Node, path: Path, at: Path, family: str, node: Schema) -> Problem:
     if path == ("base",):
         return Problem("base", origin_of(tree, path), what="'base' can stand in a config file only")
     section = (*MODEL,) if at else path[:-1]
     pattern = _pattern(section)
     variant = family or _variant(tree, section)
-    siblings = _siblings(pattern, variant)
+    siblings = _siblings(pattern, variant) or list(properties(node))  # of a section whose own name is free
     other = _of_other_variant(pattern, str(path[-1]), variant)
     fix = other or _meant(tree, path, siblings, at)
     origin = origin_of(tree, path)

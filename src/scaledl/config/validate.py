@@ -125,7 +125,7 @@ def _conflicts_beside(errors: list[ErrorDetails], wrong: set[str]) -> list[Error
 
 
 def _touched(key: str, wrong: set[str]) -> bool:
-    return any(key == other or key.startswith(f"{other}.") for other in wrong)
+    return any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in wrong)
 
 
 def _without(tree: Node, paths: set[Path]) -> Node:

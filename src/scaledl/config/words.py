@@ -11,6 +11,7 @@ from .schema import (
     EPOCH_PATTERN,
     EXTERNAL_PATTERN,
     FOLDER_PATTERN,
+    HEAD_PATTERN,
     NAME_PATTERN,
     OWN_PATTERN,
     TOKENIZER_PATTERN,
@@ -26,6 +27,7 @@ PATTERNS = {
     TOKENIZER_PATTERN: "a tokenizer file of Hugging Face (FILE.json)",
     EXTERNAL_PATTERN: "timm:NAME, torchvision:NAME, hf:NAME or python.path:Class",
     EPOCH_PATTERN: "numbers of epochs",
+    HEAD_PATTERN: "names of small letters, digits and '_', beginning with a letter",
 }
 
 
@@ -62,8 +64,10 @@ def properties(node: Schema) -> dict[str, Schema]:
 
 
 def child(node: Schema, part: str | int) -> Schema | None:
-    """The schema of a key or of a list's entry; None where there is none."""
+    """The schema of a key (of whatever name, where names are free) or of a list's entry; None where there is none."""
     node = resolve(node)
+    if "patternProperties" in node:
+        return next(iter(node["patternProperties"].values()), None)
     if isinstance(part, str):
         return properties(node).get(part)
     prefix: list[Schema] = node.get("prefixItems", [])

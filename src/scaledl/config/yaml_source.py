@@ -7,6 +7,7 @@ costs what it expands to.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path as FilePath
@@ -212,8 +213,13 @@ def _unreadable(path: FilePath, origin: str, error: OSError | ValueError) -> Pro
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return Problem("", origin, allowed="a readable YAML file", what=f"cannot be read: {reason}")
     close = nearest(path.name, _configs_in(path.parent))
-    fix = f"did you mean '{printable(str(path.parent / close))}'?" if close else ""
+    fix = f"did you mean '{printable(str(path.parent / close))}'?" if close else _meant_as_key(path)
     return Problem("", origin, what="no such file", fix=fix)
+
+
+def _meant_as_key(path: FilePath) -> str:
+    looks_like_one = re.fullmatch(r"[a-z]+(\.\w+)+", str(path)) and path.suffix not in (".yaml", ".yml", ".json")
+    return f"to set a key, write {path}=VALUE" if looks_like_one else ""
 
 
 def _configs_in(folder: FilePath) -> list[str]:

@@ -35,6 +35,12 @@ def test_missing_file_names_the_nearest() -> None:
     assert message_of("resent.yaml") == "config error: resent.yaml: no such file; did you mean 'resnet.yaml'?"
 
 
+def test_a_key_without_its_value_is_told_from_a_file() -> None:
+    message = message_of("data.batch_size")
+    assert message == "config error: data.batch_size: no such file; to set a key, write data.batch_size=VALUE"
+    assert message_of("wide.yaml") == "config error: wide.yaml: no such file"
+
+
 def test_directory_lists_what_is_in_it() -> None:
     write(a="run: {}")
     message = message_of(Path.cwd())

@@ -101,3 +101,43 @@ def test_figures_are_written_as_people_read_them() -> None:
         "12346",
         "0.9123",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "problems"),
+    [
+        (
+            "task.heads={age: {kind: number, columns: [age]}}",
+            [
+                "task.heads.age.kind (command line): got 'number'; allowed: one of class, labels, numbers; "
+                "did you mean 'numbers'?"
+            ],
+        ),
+        (
+            "task.heads.age.kind=numbers",
+            [
+                "task.heads.age (command line): got {kind: 'numbers'}; allowed: a section with the keys kind, columns, "
+                "classes, weight; give it columns"
+            ],
+        ),
+        (
+            "task.heads={Age: {kind: numbers, columns: [age]}}",
+            [
+                "task.heads (command line): got the key 'Age'; allowed: a section whose keys are names of small "
+                "letters, digits and '_', beginning with a letter, each with a section with the keys kind, "
+                "columns, classes, weight"
+            ],
+        ),
+        (
+            "task.heads={age: {kind: numbers, columns: [age], wait: 2}}",
+            [
+                "task.heads.age.wait (command line): unknown key; did you mean 'task.heads.age.weight'? allowed: kind, "
+                "columns, classes, weight"
+            ],
+        ),
+    ],
+)
+def test_a_problem_of_a_head_names_the_key_in_it_and_no_other(override: str, problems: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, ["task.name=multi_task", override])
+    assert [str(problem) for problem in error.value.problems] == problems

@@ -267,3 +267,30 @@ def test_what_a_family_cannot_do_is_said_before_anything_starts(overrides: list[
 def test_a_student_of_another_family_may_be_trained_for_int8() -> None:
     student = "{method: distill, student: {family: transformer}}"
     load_config(None, ["model.family=gru", f"compress.stages=[{student}, {{method: qat}}]"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["transfer.unfreeze_every_n_epochs=3"],
+            "transfer.unfreeze_every_n_epochs (command line): got 3; allowed: null while transfer.freeze is empty",
+        ),
+        (
+            ["transfer.freeze=['*']", "transfer.unfreeze={2: '*'}"],
+            "transfer.unfreeze.2 (command line): got the text '*'; allowed: a list",
+        ),
+        (
+            ["transfer.freeze=['*']", "transfer.unfreeze={two: ['*']}"],
+            "transfer.unfreeze (command line): got the key 'two'; allowed: a section whose keys are numbers of epochs",
+        ),
+        (
+            ["transfer.lora.rank=4", "trainer.strategy=deepspeed"],
+            "transfer.lora.rank (command line): got 4; allowed: 0 with deepspeed",
+        ),
+    ],
+)
+def test_what_transfer_cannot_do_names_the_value(overrides: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, overrides)
+    assert problem in str(error.value)

@@ -62,7 +62,7 @@ from .sequence import (
     TransformerConfig,
     TransformerSection,
 )
-from .task import HeadConfig, TaskConfig
+from .task import HEAD_PATTERN, HeadConfig, TaskConfig
 from .trainer import CallbackConfig, DeepSpeedConfig, TrainerConfig
 from .transfer import ALL_BUT_HEAD, EPOCH_PATTERN, LoraConfig, TransferConfig
 from .tune import TuneConfig
@@ -74,6 +74,7 @@ __all__ = [
     "EPOCH_PATTERN",
     "EXTERNAL_PATTERN",
     "FOLDER_PATTERN",
+    "HEAD_PATTERN",
     "LIBRARIES",
     "NAME_PATTERN",
     "OWN_PATTERN",

@@ -79,8 +79,8 @@ def transfer_conflicts(transfer: TransferConfig, trainer: TrainerConfig) -> list
     """What no single key of transfer can show."""
     found = []
     if transfer.thaws and not transfer.freeze:
-        key = "transfer.unfreeze" if transfer.unfreeze else "transfer.unfreeze_every_n_epochs"
-        found.append(Conflict(key, "transfer.freeze", "a value", "none while transfer.freeze is empty"))
+        key, got, allowed = _thawing(transfer)
+        found.append(Conflict(key, "transfer.freeze", got, f"{allowed} while transfer.freeze is empty"))
     if transfer.unfreeze and transfer.unfreeze_every_n_epochs is not None:
         got = str(transfer.unfreeze_every_n_epochs)
         found.append(
@@ -89,9 +89,16 @@ def transfer_conflicts(transfer: TransferConfig, trainer: TrainerConfig) -> list
     if transfer.lora.rank and transfer.freeze:
         allowed = "[] with adapters, which freeze all else"
         found.append(Conflict("transfer.freeze", "transfer.lora.rank", str(transfer.freeze), allowed))
-    deepspeed = trainer.strategy == "deepspeed"
-    for key, there in (("transfer.lora.rank", transfer.lora.rank > 0), ("transfer.unfreeze", transfer.thaws)):
-        if deepspeed and there:
-            allowed = "none with deepspeed, which shares out what learns once and for all; ddp can"
-            found.append(Conflict(key, "trainer.strategy", "a value", allowed))
+    if trainer.strategy == "deepspeed":
+        adapters = ("transfer.lora.rank", str(transfer.lora.rank), "0")
+        for key, got, allowed in [adapters] * (transfer.lora.rank > 0) + [_thawing(transfer)] * transfer.thaws:
+            allowed += " with deepspeed, which shares out what learns once and for all; ddp can"
+            found.append(Conflict(key, "trainer.strategy", got, allowed))
     return found
+
+
+def _thawing(transfer: TransferConfig) -> tuple[str, str, str]:
+    """The key by which something frozen learns later, its value, and the value that it has to lose it for."""
+    if transfer.unfreeze:
+        return "transfer.unfreeze", str(transfer.unfreeze), "{}"
+    return "transfer.unfreeze_every_n_epochs", str(transfer.unfreeze_every_n_epochs), "null"
