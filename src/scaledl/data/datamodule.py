@@ -136,7 +136,7 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
         )
     check_raw(found, config.source)
     raw = subset(found, config, seed)
-    known, held = _train_and_val(raw, config.val_fraction, seed)
+    known, held = _train_and_val(raw, config, seed)
     first = len(known) + len(held)
     test_ids = torch.arange(first, first + len(raw.test_labels))
     splits = {"train": known, "val": held, "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids)}
@@ -145,12 +145,17 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     return DataModule(_describe(config.source, splits, raw), **splits)
 
 
-def _train_and_val(raw: RawData, fraction: float, seed: int) -> tuple[Arrays, Arrays]:
+def _train_and_val(raw: RawData, config: DataConfig, seed: int) -> tuple[Arrays, Arrays]:
     size = len(raw.labels)
     known = Arrays(raw.inputs, raw.labels, torch.arange(size))
     if raw.val_inputs is not None and raw.val_labels is not None:
         return known, Arrays(raw.val_inputs, raw.val_labels, torch.arange(size, size + len(raw.val_labels)))
-    kept, held = _split(raw, fraction, seed)
+    if config.limit == 1 and raw.target == "class":
+        raise UsageError(
+            "data.limit: got 1; allowed: at least 2 of each class, one to train on and one for the validation split, "
+            "which is taken out; fix: data.limit=2"
+        )
+    kept, held = _split(raw, config.val_fraction, seed)
     return known.take(kept), known.take(held)
 
 

@@ -42,6 +42,11 @@ def test_so_many_samples_of_each_class_are_shared_out() -> None:
     assert len(data.test) == len(of_digits(classes=CLASSES).test)
 
 
+def test_one_sample_of_each_class_leaves_nothing_to_hold_out() -> None:
+    with pytest.raises(UsageError, match=r"data.limit: got 1; allowed: at least 2 .*; fix: data.limit=2"):
+        of_digits(limit=1)
+
+
 def test_the_seed_draws_them() -> None:
     config = DataConfig(limit=10)
     first, again, other = (build_data(config, seed).spec.fingerprint for seed in (0, 0, 1))

@@ -159,6 +159,11 @@ def read_document(folder: Path) -> dict[str, Any]:
             f"{folder}: no prepared data set ({DOCUMENT} is missing); make one with: "
             f"scaledl data prepare SOURCE --out {folder}"
         ) from None
+    except NotADirectoryError:
+        raise UsageError(
+            f"{folder}: got a file; allowed: the folder of a prepared data set; fix: make one of the file with: "
+            f"scaledl data prepare {folder} --out DIR"
+        ) from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error}); fix: prepare it again with --force") from error
 

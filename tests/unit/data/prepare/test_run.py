@@ -502,6 +502,9 @@ def test_a_data_set_whose_files_are_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "out/dataset.json").unlink()
     with pytest.raises(UsageError, match="no prepared data set"):
         build_data(section, 0)
+    (tmp_path / "rows.csv").write_text("a,label\n1,x\n")
+    with pytest.raises(UsageError, match=r"rows.csv: got a file; .*scaledl data prepare .*rows.csv --out DIR"):
+        build_data(DataConfig(source="prepared", root=str(tmp_path / "rows.csv")), 0)
 
 
 # .npz
