@@ -50,9 +50,9 @@ def prepare(source: Path, out: Path, config: PrepareConfig, *, force: bool = Fal
 def _alone(out: Path) -> Iterator[None]:
     """No other process prepares into this folder meanwhile; the lock goes with the process.
 
-    Nothing is left of a folder that was made for it and stayed empty.
+    Nothing is left of folders that were made for it and stayed empty.
     """
-    new = not out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     handle = _open_folder(out)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,9 +64,9 @@ def _alone(out: Path) -> Iterator[None]:
         ) from error
     finally:
         os.close(handle)
-        if new:
-            with suppress(OSError):
-                out.rmdir()
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
 
 
 def _open_folder(out: Path) -> int:

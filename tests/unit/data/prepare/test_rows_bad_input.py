@@ -30,8 +30,8 @@ def refused(tmp_path: Path, files: dict[str, str | bytes], source: str, **settin
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UsageError) as caught:
-        prepare(folder / source, tmp_path / "out", PrepareConfig.model_validate(settings))
-    assert not (tmp_path / "out").exists()
+        prepare(folder / source, tmp_path / "sets/out", PrepareConfig.model_validate(settings))
+    assert not (tmp_path / "sets").exists()
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == sorted(files)
     return str(caught.value)
 
