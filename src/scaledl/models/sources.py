@@ -53,6 +53,11 @@ def begin_with_(
         return model, load_into_(model, library_tensors(model.structure, source), head), None
     if source.endswith(FILES):
         return model, load_into_(model, _of_file(Path(source).expanduser()), head), None
+    if Path(source).expanduser().is_file():
+        raise UsageError(
+            f"model.pretrained: got the file {source}; allowed: a run, or a file of tensors that ends with "
+            f"{', '.join(FILES)}; fix: rename it if it is one"
+        )
     run = find_run(source, root, kinds=_KINDS)
     model, found = _of_run(model, run, labels, seed)
     return model, load_into_(model, found, head), run

@@ -106,7 +106,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], head: frozenset[str]
         mine = {name for name in names if fnmatchcase(name, pattern)}
         mine = set(names) - head if pattern == ALL_BUT_HEAD else mine
         if not mine:
-            shown = ", ".join([*names[:3], "…", *names[-2:]])
+            shown = ", ".join([*names[:3], "…", *names[-2:]] if len(names) > 5 else names)
             raise UsageError(f"{key}: got {pattern!r}, which matches no parameter; there are {shown}")
         found |= mine
     return found

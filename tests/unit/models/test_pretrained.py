@@ -198,12 +198,14 @@ def test_files_that_hold_more_than_tensors_are_refused_unexecuted(tmp_path: Path
     state = dict(make().module.state_dict())
     state["head.weight"] = torch.full_like(state["head.weight"], float("nan"))
     torch.save(state, tmp_path / "nan.pt")
+    (tmp_path / "weights.txt").write_text("no tensors")
     for name, message in (
         ("evil.pt", "holds more than tensors and plain values"),
         ("list.pt", "holds no tensors by name"),
         ("cut.safetensors", "not a whole safetensors file"),
         ("nan.pt", "head.weight contains NaN or infinite values"),
         ("none.pt", "no such file"),
+        ("weights.txt", r"model.pretrained: got the file .*weights.txt; allowed: a run, or .* .safetensors"),
     ):
         with pytest.raises(UsageError, match=message):
             begin(make(), str(tmp_path / name), tmp_path)
