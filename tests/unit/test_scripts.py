@@ -241,8 +241,8 @@ def test_all_tests_run_in_two_parts_and_one_that_fails_hides_nothing(venv: Path)
     done = raw_make("test", f"VENV={venv}")
     assert done.returncode != 0
     assert [line.partition(" --")[0] for line in done.stdout.splitlines()] == [
-        "python -m pytest -m not integration",
-        "python -m pytest -m integration",
+        "python -m pytest -m not integration or beside",
+        "python -m pytest -m integration and not beside",
     ]
 
 
@@ -273,7 +273,7 @@ def test_make_with_other_versions_installs_again_and_so_does_the_first_clone(ven
 
 def test_make_demo_after_make_test_installs_nothing(venv: Path) -> None:
     install, tests = make(venv, "test", "PYTEST_ARGS=-m unit")
-    assert install.endswith("-e .[dev,tune,vision,deepspeed,stream,models]")
+    assert install.endswith("-e .[dev,tune,vision,deepspeed,s3,models]")
     assert tests == "python -m pytest -m unit"
     assert make(venv, "demo") == ["scaledl chain configs/digits.yaml --id demo"]
     assert make(venv, "check") == ["ruff check .", "ruff format --check .", "mypy "]
