@@ -77,16 +77,24 @@ def _profiler(config: Config, run: Run, ranks: Ranks) -> Profiler:
 
 
 class _QuietPyTorchProfiler(PyTorchProfiler):
-    """Without what torch's own profiler library prints at each start and stop, and Lightning's word on few steps."""
+    """Without what torch's own profiler library prints at each start and stop, and what is said of cycles of steps."""
 
     def start(self, action_name: str) -> None:
-        with _quiet_kineto():
+        with _quiet_kineto(), _quiet_cycles():
             super().start(action_name)
 
     def stop(self, action_name: str) -> None:
-        with _quiet_kineto(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The PyTorch Profiler default schedule will be overridden")
+        with _quiet_kineto(), _quiet_cycles():
             super().stop(action_name)
+
+
+@contextmanager
+def _quiet_cycles() -> Iterator[None]:
+    """A few steps are recorded at a time, as Lightning has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The PyTorch Profiler default schedule will be overridden")
+        warnings.filterwarnings("ignore", message="Warning: Profiler clears events")
+        yield
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from scaledl.data import Arrays, Batch, DataModule, DataSpec
 from scaledl.distributed.ranks import Ranks
 from scaledl.models.structure import new_model
 from scaledl.run import Run
+from scaledl.runtime import jit
 from scaledl.train import compiling, fit, settings
 from scaledl.train.settings import Settings, resolve_settings
 
@@ -130,7 +131,8 @@ def test_the_result_of_a_compiled_training_is_plain(tmp_path: Path) -> None:
     with run.attempt():
         trained = fit(config, run, images(), new_model(config.model, (1, 4, 4), 2, 0)).model.module
     x = torch.zeros(3, 1, 4, 4)
-    assert torch.equal(torch.jit.trace(trained, x)(x), trained(x))
+    with torch.inference_mode():
+        torch.testing.assert_close(jit.trace_and_freeze(trained, x)(x), trained(x))
 
 
 def test_each_module_is_compiled_however_many_were_before() -> None:

@@ -246,6 +246,7 @@ def test_torchs_profiler_prints_nothing_of_its_own(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/latest/fit-profile-0*.pt.trace.json"))) == 1
 
 
+@pytest.mark.filterwarnings("error:Warning. Profiler clears events")
 @pytest.mark.parametrize("kind", ["simple", "advanced", "pytorch"])
 def test_profiles_are_written_into_the_run(kind: str, tmp_path: Path, data: DataModule) -> None:
     run, _ = train(tmp_path, replace(BASE, {"trainer.profiler": kind, "trainer.epochs": 1}), data)
