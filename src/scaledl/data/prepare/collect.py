@@ -46,6 +46,7 @@ _SUFFIXES = {
     **dict.fromkeys(CONLL_SUFFIXES, "conll"),
 }
 _PATTERNS = {".tar": "webdataset", ".arrow": "huggingface", ".parquet": "huggingface"}
+_WANTED = {"image_folder": "a folder", "npz": "a file", "python": "package.module:function"}
 _MOST_FILES = 10_000  # looked at in a folder, to tell what it is
 
 
@@ -110,7 +111,10 @@ def kind_of(source: Path, config: PrepareConfig) -> str:
     if config.kind != "auto":
         fits = {"image_folder": source.is_dir(), "npz": not source.is_dir(), "python": False}.get(config.kind, True)
         if not fits:
-            raise UsageError(f"{source}: is a {'folder' if source.is_dir() else 'file'}, which is no {config.kind}")
+            raise UsageError(
+                f"data.prepare.kind: got {config.kind}, and {source} is a {'folder' if source.is_dir() else 'file'}; "
+                f"allowed: {_WANTED[config.kind]} as the source, or another kind; fix: leave it out (auto)"
+            )
         return config.kind
     found = _kind_of_folder(source, config) if source.is_dir() else _kind_of_file(source, config)
     if not found:

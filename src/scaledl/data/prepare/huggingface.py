@@ -47,7 +47,8 @@ class _Set:
             raise UsageError(
                 f"data.prepare.split: got {self.config.split!r}, but the files' names say the split already"
             )
-        places = named_columns(self.source, self.columns, self.config)
+        labels = label_columns(self.source, self.columns, self.config)
+        places = named_columns(self.source, self.columns, self.config, labels)
         return {key: self.columns[place] for key, place in places.items()}
 
     def rows(self, shard: Shard, columns: Sequence[str]) -> list[Row]:

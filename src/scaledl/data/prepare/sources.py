@@ -155,10 +155,19 @@ def _usual_label(columns: Sequence[str]) -> int | None:
     return None
 
 
-def named_columns(path: Path, columns: Sequence[str], config: PrepareConfig) -> dict[str, int]:
-    """Places of the columns that say something of the split, those that the config names."""
+def named_columns(path: Path, columns: Sequence[str], config: PrepareConfig, labels: Sequence[int]) -> dict[str, int]:
+    """Places of the columns that say something of the split, those that the config names. `labels`: of the labels.
+
+    Raises UsageError for a column that is not there, and for groups that are the label.
+    """
     names = {key: getattr(config, key) for key in ("group", "time", "split")}
-    return {key: column(path, columns, name, key) for key, name in names.items() if name is not None}
+    found = {key: column(path, columns, name, key) for key, name in names.items() if name is not None}
+    if found.get("group") in labels:
+        raise UsageError(
+            f"data.prepare.group: got {config.group!r}, which is the label; allowed: another column of {path}, or "
+            "another one in data.prepare.label"
+        )
+    return found
 
 
 def given_split(value: str, where: str) -> str:

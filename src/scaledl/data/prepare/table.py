@@ -133,7 +133,7 @@ def table_of(path: Path, columns: list[str], rows: Sequence[Row], config: Prepar
 def _roles(path: Path, columns: list[str], config: PrepareConfig, *, has_splits: bool) -> _Roles:
     """`has_splits`: the files' names say them. Raises UsageError for columns that are not there."""
     labels = label_columns(path, columns, config)
-    named = named_columns(path, columns, config)
+    named = named_columns(path, columns, config, labels)
     for key in ("categorical", "exclude"):
         for name in getattr(config, key):
             column(path, columns, name, key)

@@ -103,7 +103,7 @@ def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[I
     columns, rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_delimited(path, config)
     text = column(path, columns, config.text, "text")
     labels = label_columns(path, columns, config)
-    named = named_columns(path, columns, config)
+    named = named_columns(path, columns, config, labels)
     if "split" in named and split:
         raise UsageError(f"data.prepare.split: got {config.split!r}, but the files' names say the split already")
     words = all(isinstance(cells[place], list) for _, cells in rows for place in (text, *labels)) and len(labels) == 1

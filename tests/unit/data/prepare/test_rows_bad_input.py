@@ -54,6 +54,17 @@ def refused(tmp_path: Path, files: dict[str, str | bytes], source: str, **settin
         ("x,kind\n" + ROWS, {}, "data.prepare.label: missing, and .* its columns: 'x', 'kind'"),
         ("x,kind\n" + ROWS, {"label": "sort"}, "data.prepare.label: got 'sort'; allowed: .*'x', 'kind'"),
         ("x,y\n" + ROWS, {"group": "who"}, "data.prepare.group: got 'who'"),
+        ("x,y\n" + ROWS, {"group": "y"}, "data.prepare.group: got 'y', which is the label; allowed: another column"),
+        (
+            "x,y\n" + ROWS,
+            {"kind": "image_folder"},
+            "data.prepare.kind: got image_folder, .* is a file; allowed: a fold",
+        ),
+        (
+            "x,y\n" + ROWS,
+            {"kind": "python"},
+            "got python, .* is a file; allowed: package.module:function as the source",
+        ),
         ("x,y\n" + ROWS, {"time": "y"}, "data.prepare.time: got 'a' at t.csv:2; allowed: numbers only, or ISO"),
         ("x,y\n" + ROWS, {"split": "y"}, "data.prepare.split: got 'a' at t.csv:2; allowed: train, val or test"),
         ("x,y\n" + ROWS, {"exclude": ["z"]}, "data.prepare.exclude: got 'z'"),
