@@ -229,9 +229,10 @@ def test_killed_at_random_moments_every_trial_ends_once_and_misses_no_epoch(plac
 
 
 def test_a_lost_node_costs_its_trials_time_and_the_search_goes_on_with_fewer_slots(place: Place) -> None:
-    place.write(SLOW)
+    place.write(SPACE.replace("epochs: 4", f"epochs: {2 * EPOCHS}"))  # none has ended when both have begun
     process = place.start("s.yaml", "--trials", "4", "--id", "x", two_nodes=True)
-    place.wait_for_trial(1, process)
+    for number in (0, 1):  # either may run on the node that is lost
+        place.wait_for_trial(number, process)
     raylets = place.processes("raylet/raylet")
     assert len(raylets) == 2
     os.kill(max(raylets), signal.SIGKILL)  # the head's came first
