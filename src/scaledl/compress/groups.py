@@ -6,14 +6,11 @@ each of the four gates of three tensors and a column in what reads it.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
-from scaledl.runtime.signature import Inputs
 
 
 @dataclass(frozen=True)
@@ -115,26 +112,6 @@ def strided(count: int, parts: int) -> Tensor:
 def tensors(layer: nn.Module) -> tuple[str, ...]:
     """The names of a layer's weight and, where it has one, bias."""
     return tuple(name for name in ("weight", "bias") if getattr(layer, name, None) is not None)
-
-
-@torch.no_grad()
-def go_alone(module: nn.Module, groups_of: Callable[[nn.Module], Iterable[Group]], inputs: Inputs) -> bool:
-    """Whether a copy without the first channel of each group computes what one does that does not listen to them."""
-    trial, x = copy.deepcopy(module).double().eval(), inputs.example(2)
-    x = x.double() if x.is_floating_point() else x
-    groups = list(groups_of(trial))
-    for group in groups:
-        reads = group.cuts[-1]
-        reads.module.get_parameter(reads.name).index_fill_(reads.dim, reads.index[0], 0.0)
-    try:
-        expected = trial(x)
-        for group in groups:
-            group.remove_([0])
-        actual = trial(x)
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
-        return False
-    scale = float(expected.abs().max())
-    return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-5, atol=1e-6 * scale)
 
 
 def _is_weight(cut: Cut) -> bool:

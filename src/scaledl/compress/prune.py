@@ -14,11 +14,10 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from scaledl.compress.attention import downstream, fused_heads, has_other_attention, settle_attention_
-from scaledl.compress.groups import SCORES, Group, Removal, go_alone
+from scaledl.compress.groups import SCORES, Group, Removal
+from scaledl.compress.library_groups import library_groups
 from scaledl.compress.parts import ROOTS, hidden_groups
 from scaledl.compress.prune_attention import attention_groups
-from scaledl.compress.prune_heads import head_groups
-from scaledl.compress.prune_mlps import mlp_groups
 from scaledl.compress.prune_recurrent import recurrent_groups
 from scaledl.compress.ranking import select_global, select_uniform
 from scaledl.compress.stage import StageContext, finetune, finetune_config, start_model
@@ -140,7 +139,7 @@ def _copy(module: nn.Module) -> nn.Module:
 
 
 def _prune_hidden_(module: nn.Module, inputs: Inputs, stage: PruneConfig, key: str, why: str) -> PruningPlan:
-    heads, mlps = (list(of(module)) if go_alone(module, of, inputs) else [] for of in (head_groups, mlp_groups))
+    heads, mlps = library_groups(module, inputs)
     known = {cut.module for group in (*heads, *mlps) for cut in group.cuts}
     found = hidden_groups(module, inputs.example(1), whole=not known)
     grouped = [(graph, group) for graph, group in found if not known & _layers(group)]

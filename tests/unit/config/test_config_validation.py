@@ -256,22 +256,6 @@ def test_sections_check_themselves_when_made_in_code() -> None:
             ["model.family=lstm", "compress.stages=[{method: prune}, {method: qat}]"],
             "compress.stages.1.method (command line): got qat; allowed: ptq for lstm",
         ),
-    ],
-)
-def test_what_a_family_cannot_do_is_said_before_anything_starts(overrides: list[str], problem: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        load_config(None, overrides)
-    assert problem in str(error.value)
-
-
-def test_a_student_of_another_family_may_be_trained_for_int8() -> None:
-    student = "{method: distill, student: {family: transformer}}"
-    load_config(None, ["model.family=gru", f"compress.stages=[{student}, {{method: qat}}]"])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "problem"),
-    [
         (
             ["transfer.unfreeze_every_n_epochs=3"],
             "transfer.unfreeze_every_n_epochs (command line): got 3; allowed: null while transfer.freeze is empty",
@@ -290,7 +274,12 @@ def test_a_student_of_another_family_may_be_trained_for_int8() -> None:
         ),
     ],
 )
-def test_what_transfer_cannot_do_names_the_value(overrides: list[str], problem: str) -> None:
+def test_what_a_model_cannot_do_is_said_before_anything_starts(overrides: list[str], problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_config(None, overrides)
     assert problem in str(error.value)
+
+
+def test_a_student_of_another_family_may_be_trained_for_int8() -> None:
+    student = "{method: distill, student: {family: transformer}}"
+    load_config(None, ["model.family=gru", f"compress.stages=[{student}, {{method: qat}}]"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from scaledl.compress.groups import Group, go_alone
+from scaledl.compress.groups import Group
+from scaledl.compress.library_groups import go_alone
 from scaledl.compress.prune import prune_model
 from scaledl.compress.prune_heads import head_groups
 from scaledl.compress.prune_mlps import mlp_groups
