@@ -21,6 +21,7 @@ from scaledl.launch.slurm import show_jobs
 from scaledl.plan import Layout, layout, table
 from scaledl.plan import plan as plan_layouts
 from scaledl.plan.measure import Trial
+from scaledl.run.machine import num_cpus
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -95,7 +96,7 @@ def _estimates(config: Config, options: SlurmOptions) -> list[str]:
 def _with_cpus(config: Config, options: SlurmOptions) -> Config:
     """As many threads as a rank of the job has CPUs, if there are so many here."""
     threads = config.trainer.num_threads or options.cpus
-    return set_keys(config, {"trainer.num_threads": min(threads, layout.allowed_cpus()) if threads else None})
+    return set_keys(config, {"trainer.num_threads": min(threads, num_cpus()) if threads else None})
 
 
 def _print_scripts(args: argparse.Namespace, batch: Batch) -> None:

@@ -19,6 +19,7 @@ from scaledl.distributed.signals import CaughtSignals
 from scaledl.distributed.status import RankStatus
 from scaledl.distributed.ward import Ward
 from scaledl.errors import ScaledlError
+from scaledl.run.machine import num_cpus
 
 PROGRAM_VARIABLE = "SCALEDL_PROGRAM"
 HOST = "127.0.0.1"
@@ -74,7 +75,7 @@ def _make_sure(ward: Ward) -> None:
 
 def _shared_environment(num_ranks: int) -> dict[str, str]:
     """What a launcher sets, for every rank."""
-    threads = max(1, _num_cpus() // num_ranks)
+    threads = max(1, num_cpus() // num_ranks)
     return {
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
@@ -84,10 +85,6 @@ def _shared_environment(num_ranks: int) -> dict[str, str]:
         "SCALEDL_LAUNCH_ID": secrets.token_hex(8),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads),
     }
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_port() -> int:

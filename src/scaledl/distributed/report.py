@@ -17,7 +17,7 @@ from scaledl.config import Config
 from scaledl.distributed.environment import ClusterSpec
 from scaledl.distributed.network import address_towards, interface_towards, own_address
 from scaledl.distributed.rendezvous import master_address
-from scaledl.run.machine import git_revision, package_versions
+from scaledl.run.machine import git_revision, num_cpus, package_versions
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
@@ -63,7 +63,7 @@ def report_of(spec: ClusterSpec, config: Config, gpus: int) -> Report:
         code=code_digest(),
         revision=git_revision(),
         gpus=gpus,
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpus=num_cpus(),
         time=time.time(),
     )
 

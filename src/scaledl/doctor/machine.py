@@ -13,7 +13,7 @@ from pathlib import Path
 from scaledl.distributed.environment import ClusterSpec
 from scaledl.doctor.check import Check, worst
 from scaledl.doctor.processes import Asked
-from scaledl.run.machine import available_memory
+from scaledl.run.machine import available_memory, num_cpus
 
 GIB = 2**30
 _FEW_FILES = 4096
@@ -41,7 +41,7 @@ def place(spec: ClusterSpec) -> Check:
 
 def processors(environ: Mapping[str, str]) -> Check:
     """CPUs that may be used against those of the machine and of the task."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = num_cpus()
     what = f"{allowed} of {os.cpu_count()} CPUs may be used"
     wanted = environ.get("SLURM_CPUS_PER_TASK", "")
     if wanted.isdecimal() and int(wanted) > allowed:

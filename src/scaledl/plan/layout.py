@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
 from scaledl.config import Config
 from scaledl.errors import UsageError
+from scaledl.run.machine import num_cpus
 
 Strategy = Literal["ddp", "deepspeed"]
 MAX_NODES, MAX_DEVICES = 65536, 1024
@@ -83,8 +83,4 @@ def micro_batch(config: Config, layout: Layout) -> int:
 
 def num_threads(config: Config, layout: Layout) -> int:
     """CPU threads of a rank: what the config says, else its share of the CPUs that are allowed here."""
-    return config.trainer.num_threads or max(1, allowed_cpus() // layout.devices)
-
-
-def allowed_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.trainer.num_threads or max(1, num_cpus() // layout.devices)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from scaledl.distributed.ranks import Ranks
 from scaledl.errors import ScaledlError, UsageError
 from scaledl.models.structure import Model
 from scaledl.run import Run, atomic_json
+from scaledl.run.machine import num_cpus
 from scaledl.tasks.base import Task, is_out_of_memory
 from scaledl.tasks.model import task_around
 from scaledl.train.compiling import MANY, worth_compiling
@@ -146,7 +146,7 @@ def _num_threads(config: Config, ranks: Ranks) -> int:
     if config.trainer.num_threads:
         return config.trainer.num_threads
     here = ranks.spec.local_world_size if ranks.spec else 1
-    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // here))
+    return max(1, min(torch.get_num_threads(), num_cpus() // here))
 
 
 def _read_settings(path: Path, config: Config) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from scaledl.distributed.ray import (
     local_ray,
     ray_over_allocation,
 )
+from scaledl.run.machine import num_cpus
 from scaledl.tune.slots import Slots, count_slots
 
 
@@ -46,7 +46,7 @@ def _ray(config: Config, address: str | None) -> Iterator[RayCluster]:
         with ray_over_allocation() as cluster:
             yield cluster
     else:
-        with local_ray(len(os.sched_getaffinity(0)), _gpus_here()) as cluster:
+        with local_ray(num_cpus(), _gpus_here()) as cluster:
             yield cluster
 
 
@@ -68,7 +68,7 @@ def remove_remains(cluster: RayCluster) -> None:
 def check_here(config: Config) -> None:
     """Refuse trials that this machine is too small for, before anything starts; a job's nodes are seen later."""
     if not in_allocation():
-        slots_of(config, [RayNode("this machine", "", "", len(os.sched_getaffinity(0)), _gpus_here())])
+        slots_of(config, [RayNode("this machine", "", "", num_cpus(), _gpus_here())])
 
 
 def slots_of(config: Config, nodes: Sequence[RayNode]) -> Slots:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import zipfile
 from collections import deque
@@ -33,12 +32,13 @@ from scaledl.data.prepare.images import (
 from scaledl.data.prepare.items import Dropped, Item
 from scaledl.data.prepare.store import MOVING
 from scaledl.run.files import atomic_file, atomic_json
+from scaledl.run.machine import num_cpus
 
 PLAN = "plan.json"
 _CHUNK_BYTES = 32 << 20
 _MOST_ROWS = 4096
 _TASK, _TASK_BYTES = 16, 4 << 20  # what a thread takes at a time: items, and bytes but that it is one item
-_AHEAD = 2  # chunks that are being decoded
+_AHEAD = 4  # chunks that are being decoded: a slow disk lets nobody wait
 _PARTS = ("rows", "digests", "thumbnails", "looks", "reasons")
 _Found = tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[int, int, int]]
 
@@ -106,7 +106,7 @@ class Chunks:
         if not numbers:
             return
         rest, begun = deque(numbers), deque[tuple[int, list[Future[list[_Found | str]]]]]()
-        with quiet_images(), self.images.writing(), ThreadPoolExecutor(_num_cpus()) as pool:
+        with quiet_images(), self.images.writing(), ThreadPoolExecutor(num_cpus() + 1) as pool:
             try:
                 while rest or begun:
                     while rest and len(begun) < _AHEAD:
@@ -223,7 +223,3 @@ def _read_plan(folder: Path) -> Any:
         return json.loads((folder / PLAN).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

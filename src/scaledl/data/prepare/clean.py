@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from scaledl.data.prepare.items import Dropped, Item
 
 _RANK = {"test": 0, "val": 1, "train": 2, "": 2}  # of copies the one in the test split stays
 _ALIKE = 4.0  # mean difference in brightness, of 255, between thumbnails of images that look the same
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _MOST_ALIKE = 300  # of a larger group, of blank images for instance, not all pairs are compared
 
 
@@ -79,11 +81,12 @@ def near_copies(
 def _alike(thumbnails: NDArray[np.uint8], distance: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Hashes that differ in at most `distance` bits are equal in one of `distance` + 1 parts."""
     hashes = image_hashes(thumbnails)
-    words = np.ascontiguousarray(np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8)))).view(np.uint64)
-    bits = np.unpackbits(hashes, axis=1)
-    for part in np.array_split(np.arange(bits.shape[1]), distance + 1):
-        _, group = np.unique(np.packbits(bits[:, part], axis=1), axis=0, return_inverse=True)
-        for one, other in neighbours(group.reshape(-1)):
+    bits = 8 * hashes.shape[1]
+    padded = np.ascontiguousarray(np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8))))
+    words = padded.view(">u8").astype(np.uint64)
+    edges = np.linspace(0, bits, distance + 2).round().astype(int).tolist()
+    for start, stop in pairwise(edges):
+        for one, other in neighbours(_part(words, start, stop)):
             near = np.bitwise_count(words[one] ^ words[other]).sum(axis=1) <= distance
             one, other = one[near], other[near]
             difference = np.abs(thumbnails[one].astype(np.int16) - thumbnails[other])
@@ -91,7 +94,21 @@ def _alike(thumbnails: NDArray[np.uint8], distance: int) -> Iterator[tuple[NDArr
             yield one[same], other[same]
 
 
-def neighbours(group: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _part(words: NDArray[np.uint64], start: int, stop: int) -> NDArray[np.uint64]:
+    """uint64 [N]: bits `start` to `stop` of [N, W]. Of more than 64 a mixture, which is equal where they are, and
+    seldom elsewhere."""
+    mixed = np.zeros(len(words), np.uint64)
+    for first in range(start, stop, 64):
+        length = min(64, stop - first)
+        word, offset = divmod(first, 64)
+        found = words[:, word] << np.uint64(offset)
+        if offset + length > 64:
+            found |= words[:, word + 1] >> np.uint64(64 - offset)
+        mixed = mixed * _ODD + (found >> np.uint64(64 - length))
+    return mixed
+
+
+def neighbours(group: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """All pairs of members of one group, the smaller first; in a large group of those that are near in order."""
     order = np.argsort(group, kind="stable")
     for gap in range(1, min(len(order), _MOST_ALIKE)):

@@ -27,7 +27,13 @@ class Equals:
         by_content: dict[Hashable, list[int]] = {}
         for (content, _), members in self._members.items():
             by_content.setdefault(content, []).append(members[0])
-        equal = [(one, other) for stands in by_content.values() for one in stands for other in stands]
+        equal = [
+            (one, other)
+            for stands in by_content.values()
+            for one in stands
+            for other in stands
+            if one != other or len(self._equal[one]) > 1
+        ]
         return sorted({pair for one, other in (*equal, *near) for pair in self._extended(one, other)})
 
     def _extended(self, one: int, other: int) -> Iterable[Pair]:

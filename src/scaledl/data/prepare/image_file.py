@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +17,14 @@ from numpy.typing import NDArray
 from scaledl.data.prepare.images import Pixels
 from scaledl.data.prepare.store import write_npy_header
 from scaledl.errors import UsageError
-from scaledl.run.files import atomic_file, storage_errors, sync_directory
+from scaledl.run.files import atomic_file, sha256_file, storage_errors, sync_directory
+from scaledl.run.machine import num_cpus
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 _WHAT = "part of the data set"
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES, _HASHED_BYTES = 8 << 20, 1 << 20
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -61,37 +68,72 @@ class ImageFile:
                     raise UsageError(f"{self._path}: was cut short by others; fix: repeat the command")
         return found if channels == self._shape[2] else np.ascontiguousarray(found[..., :channels])
 
-    def copy(self, numbers: NDArray[np.int64], channels: int, path: Path) -> None:
-        """Write these images as an array of their own."""
+    def copy(self, numbers: NDArray[np.int64], channels: int, path: Path) -> str:
+        """Write these images as an array of their own. Returns the SHA-256 of its file."""
+        header = _header((len(numbers), *self._shape[:2], channels))
+        digest = hashlib.sha256(header)
         with atomic_file(path, "data set") as temporary, temporary.open("wb") as file:
-            write_npy_header(file, _UINT8, (len(numbers), *self._shape[:2], channels))
+            file.write(header)
             for block in self._blocks(numbers):
-                file.write(self.gather(block, channels).data)
+                pixels = self.gather(block, channels)
+                file.write(pixels.data)
+                digest.update(pixels.data)
+        return digest.hexdigest()
 
-    def settle(self, numbers: NDArray[np.int64], path: Path) -> None:
-        """Become the array of these images, as `settled` has put them in order, at another path."""
-        if self._path.exists():
+    def settle(self, numbers: NDArray[np.int64], path: Path) -> str:
+        """Become the array of these images, as `settled` has put them in order, at another path. Returns the SHA-256 of
+        its file."""
+        if not self._path.exists():  # an interrupted call came so far
+            found = sha256_file(path)
+        else:
             with self._opened():
-                self._shrink(numbers)
+                found = self._shrink(numbers)
             self._path.replace(path)
             sync_directory(path.parent)
         self._path, self._count = path, len(numbers)
+        return found
 
-    def _shrink(self, numbers: NDArray[np.int64]) -> None:
-        size = self._head + len(numbers) * self._row
-        if self._path.stat().st_size > size:  # else all is there, and behind it nothing is left
-            for block in self._blocks(np.flatnonzero(numbers != np.arange(len(numbers)))):
-                for place, image in zip(block.tolist(), self.gather(numbers[block], self._shape[2]), strict=True):
-                    self.write(place, image)
-            self.sync()
-        self._write(0, _header((len(numbers), *self._shape)))
+    def _shrink(self, numbers: NDArray[np.int64]) -> str:
+        """Images that are where they belong are hashed while others are moved behind them, and while the disk syncs."""
+        header = _header((len(numbers), *self._shape))
+        size, digest, done = self._head + len(numbers) * self._row, hashlib.sha256(header), 0
+        with ThreadPoolExecutor(num_cpus()) as pool:
+            if self._path.stat().st_size > size:  # else all is there, and behind it nothing is left
+                moved = self._blocks(np.flatnonzero(numbers != np.arange(len(numbers))))
+                ends = [int(block[-1]) + 1 for block in moved]
+                moves = pool.map(lambda block: self._move(numbers[block], block), moved)
+                for end, _ in zip(ends, moves, strict=True):
+                    self._hash(digest, done, end)
+                    done = end
+            synced = pool.submit(self.sync)
+            self._hash(digest, done, len(numbers))
+            synced.result()
+        self._write(0, header)
         with storage_errors(self._path, _WHAT):
             os.truncate(self._descriptor, size)
         self.sync()
+        return digest.hexdigest()
+
+    def _move(self, numbers: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        for place, image in zip(places.tolist(), self.gather(numbers, self._shape[2]), strict=True):
+            self.write(place, image)
+
+    def _hash(self, digest: Hash, start: int, stop: int) -> None:
+        """Add the images from `start` to `stop`."""
+        buffer = memoryview(bytearray(_HASHED_BYTES))
+        offset, end = (self._head + number * self._row for number in (start, stop))
+        while offset < end:
+            with storage_errors(self._path, _WHAT):
+                size = os.preadv(self._descriptor, [buffer[: end - offset]], offset)
+            if not size:
+                raise UsageError(f"{self._path}: was cut short by others; fix: repeat the command")
+            digest.update(buffer[:size])
+            offset += size
 
     def _blocks(self, numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Parts that fit into memory."""
-        return np.array_split(numbers, max(1, -(-len(numbers) * self._row // _BLOCK_BYTES)))
+        count = -(-len(numbers) * self._row // _BLOCK_BYTES)
+        return np.array_split(numbers, count) if count else []
 
     @contextmanager
     def _opened(self) -> Iterator[None]:

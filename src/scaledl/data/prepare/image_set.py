@@ -159,7 +159,7 @@ def _save(
     masks: Masks | None,
     config: PrepareConfig,
 ) -> dict[str, Any]:
-    gather = places.write(out, images)
+    gather, hashes = places.write(out, images)
     write_layout(out, layout, dropped, places.in_arrays)
     document = {"modality": "image", "in_shape": [places.shape[2], *places.shape[:2]], **described(layout)}
     shaped = None if masks is None else ShapedMasks(masks, layout, places.shape[:2], config)
@@ -181,6 +181,7 @@ def _save(
     return {
         **shards,
         **document,
+        "hashes": hashes,
         "mean": mean,
         "std": std,
         "rows": layout.rows,

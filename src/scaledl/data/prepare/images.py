@@ -241,6 +241,7 @@ def image_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
     After dHash (Krawetz 2013): whether brightness rises to the right, and downwards; less than what compression changes
     is no rise.
     """
-    grid = thumbnails.reshape(-1, _GRID, _GRID).astype(np.int16)
-    right, down = np.diff(grid, axis=2) > _RISE, np.diff(grid, axis=1) > _RISE
+    grid = thumbnails.reshape(-1, _GRID, _GRID)
+    least = np.minimum(grid, 255 - _RISE) + np.uint8(_RISE)  # what is not above it has not risen
+    right, down = grid[:, :, 1:] > least[:, :, :-1], grid[:, 1:] > least[:, :-1]
     return np.packbits(np.concatenate([right.reshape(len(grid), -1), down.reshape(len(grid), -1)], axis=1), axis=1)

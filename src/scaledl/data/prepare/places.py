@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.layout import Layout
 from scaledl.data.prepare.store import MOVING, WORK, array_name, clear
 from scaledl.run.files import atomic_write
+from scaledl.run.machine import num_cpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +57,26 @@ class Places:
         """Splits that are an array each."""
         return [split for split in SPLITS if split != "train" or not self.in_shards]
 
-    def write(self, out: Path, images: ImageFile) -> Callable[[NDArray[np.int64]], Pixels]:
-        """Write all arrays. Returns what gives images of the training split, of their rows in it."""
-        training = self.of("train")
+    def write(self, out: Path, images: ImageFile) -> tuple[Callable[[NDArray[np.int64]], Pixels], dict[str, str]]:
+        """Write all arrays. Returns what gives images of the training split, of their rows in it, and the SHA-256 of
+        files by their names, of those that were not written by an interrupted call."""
+        training, hashes = self.of("train"), dict[str, str]()
         if not (out / WORK / MOVING).exists():
             clear(out)
-            for split in self.in_arrays:
-                if split != "train" or not self.stays:
-                    images.copy(self.of(split), self.shape[2], out / array_name(split, "images"))
+            copied = [split for split in self.in_arrays if split != "train" or not self.stays]
+            with ThreadPoolExecutor(num_cpus()) as pool:
+                names = [array_name(split, "images") for split in copied]
+                made = pool.map(
+                    lambda split, name: images.copy(self.of(split), self.shape[2], out / name), copied, names
+                )
+                hashes = dict(zip(names, made, strict=True))
         if not self.stays:
-            return lambda rows: images.gather(training[rows], self.shape[2])
+            return lambda rows: images.gather(training[rows], self.shape[2]), hashes
         # The others have theirs, so what was decoded can become the training split where it lies.
         atomic_write(out / WORK / MOVING, self._key, "part of the data set")
-        images.settle(training, out / array_name("train", "images"))
-        return lambda rows: images.gather(rows, self.shape[2])
+        name = array_name("train", "images")
+        hashes[name] = images.settle(training, out / name)
+        return lambda rows: images.gather(rows, self.shape[2]), hashes
 
     def can_go_on(self, out: Path) -> bool:
         """Whether no images were moved yet, or for these places."""

@@ -115,12 +115,14 @@ def write_lists(folder: Path, items: Iterable[tuple[int, str, Item]], dropped: S
 
 
 def finish(folder: Path, document: dict[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
-    """Hash the arrays and write the document that makes the folder a data set. Shards have their hashes."""
-    parts, shards = PARTS[document["modality"]], document.pop("shards", None)
+    """Hash the arrays and write the document that makes the folder a data set. Shards have their hashes; of arrays
+    some may stand in `hashes`."""
+    parts, shards, known = PARTS[document["modality"]], document.pop("shards", None), document.pop("hashes", {})
     in_arrays = [split for split in SPLITS if not (shards and split == "train")]
     names = [array_name(split, part) for split in in_arrays for part in parts]
     with ThreadPoolExecutor(2) as pool:
-        hashes = dict(zip(names, pool.map(lambda name: sha256_file(folder / name), names), strict=True))
+        found = pool.map(lambda name: known.get(name) or sha256_file(folder / name), names)
+        hashes = dict(zip(names, found, strict=True))
     splits: dict[str, Any] = {
         split: {"rows": rows[split], "sha256": {part: hashes[array_name(split, part)] for part in parts}}
         for split in in_arrays
