@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning  # noqa: F401  (it sets a variable when it is first imported)
 
 from scaledl.cli import main
+from scaledl.config.keys import config_keys
 from scaledl.config.registry import LISTED
 
 pytestmark = pytest.mark.unit
@@ -20,7 +21,19 @@ def test_every_name_says_what_it_is_and_can_be_imported(kind: str) -> None:
     registry = LISTED[kind].registry
     for name in registry.names():
         assert registry.entry(name).summary, name
+        assert registry.entry(name).source, name
         assert callable(registry.resolve(name)), name
+
+
+@pytest.mark.parametrize("kind", [kind for kind, listed in LISTED.items() if listed.key == "a key each"])
+def test_what_is_a_key_is_one_of_the_config(kind: str) -> None:
+    assert set(LISTED[kind].registry.names()) <= {key.key for key in config_keys()}
+
+
+def test_every_augmentation_is_listed() -> None:
+    known = {"data.augment.policy_ops", "data.augment.policy_magnitude", "data.augment.text.mask_span"}
+    keys = {key.key for key in config_keys() if key.key.startswith("data.augment.")}
+    assert keys - known == set(LISTED["augmentations"].registry.names())
 
 
 def test_the_page_is_what_the_verb_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,8 +97,12 @@ SOURCES = Registry(
             "scaledl.data.tables:load_diabetes", "442 patients, 10 measures; a number to predict.", "Efron et al. 2004"
         ),
         "ucr": Entry("scaledl.data.ucr:load_ucr", "A set of the UCR/UEA archive, in data.root.", "Dau et al. 2019"),
-        "text": Entry("scaledl.data.text:load_text", "One long text of yours, in windows of tokens, in data.root."),
-        "prepared": Entry("scaledl.data.prepared:load_prepared", "What `scaledl data prepare` made, in data.root.", ""),
+        "text": Entry(
+            "scaledl.data.text:load_text", "One long text of yours, in windows of tokens, in data.root.", "your own"
+        ),
+        "prepared": Entry(
+            "scaledl.data.prepared:load_prepared", "What `scaledl data prepare` made, in data.root.", "your own"
+        ),
     },
 )
 FAMILIES = Registry(
@@ -179,7 +183,7 @@ ACTIVATIONS = Registry(
 INITS = Registry(
     "initialisation",
     {
-        "default": Entry("scaledl.models.init:default_", "The family's own.", ""),
+        "default": Entry("scaledl.models.init:default_", "The family's own.", "the paper of each"),
         "kaiming_normal": Entry(
             "scaledl.models.init:kaiming_normal_", "Normal; outputs keep the inputs' scale.", "He et al. 2015"
         ),
@@ -293,7 +297,60 @@ REGULARISERS = Registry(
         "task.label_smoothing": Entry(
             "scaledl.tasks.classification:ClassificationTask", "Softer labels.", "Szegedy et al. 2016"
         ),
+        "model.dropout": Entry(
+            "scaledl.models.dropout:dropout_layers", "Sets hidden values to zero.", "Srivastava et al. 2014"
+        ),
+        "model.dropout_kind": Entry(
+            "scaledl.models.dropout:dropout_layers",
+            "alpha, which keeps mean and variance; spatial, of whole channels.",
+            "Klambauer et al. 2017; Tompson et al. 2015",
+        ),
+        "model.drop_path": Entry(
+            "scaledl.models.dropout:DropPath", "Leaves out residual branches.", "Huang et al. 2016"
+        ),
     },
+)
+_IMAGE_NAMES = {
+    "crop": Entry("scaledl.data.augment.crop_flip:CropFlip", "Part of the padded image.", "Krizhevsky et al. 2012"),
+    "flip": Entry("scaledl.data.augment.crop_flip:CropFlip", "Left and right exchanged.", "Krizhevsky et al. 2012"),
+    "resized_crop": Entry(
+        "scaledl.data.augment.resized_crop:resized_crop", "A part, resized to the whole.", "Szegedy et al. 2015"
+    ),
+    "policy": Entry(
+        "scaledl.data.augment.policy:PolicyOperation",
+        "RandAugment, TrivialAugment: operations drawn from a list.",
+        "Cubuk et al. 2020; Mueller and Hutter 2021",
+    ),
+    "rotation": Entry("scaledl.data.augment.affine:draw_affine", "Turned to either side.", "Simard et al. 2003"),
+    "translation": Entry("scaledl.data.augment.affine:draw_affine", "Shifted.", "Simard et al. 2003"),
+    "scale": Entry("scaledl.data.augment.affine:draw_affine", "Made larger or smaller.", "Simard et al. 2003"),
+    "shear": Entry("scaledl.data.augment.affine:draw_affine", "Made slanting.", "Simard et al. 2003"),
+    "brightness": Entry("scaledl.data.augment.color:jitter", "Made lighter or darker.", "Howard 2013"),
+    "contrast": Entry("scaledl.data.augment.color:jitter", "Further from its mean grey, or nearer.", "Howard 2013"),
+    "saturation": Entry("scaledl.data.augment.color:jitter", "More or less colour.", "Howard 2013"),
+    "blur": Entry("scaledl.data.augment.filters:blur", "Gaussian blur.", "Chen et al. 2020, SimCLR"),
+    "noise": Entry("scaledl.data.augment.filters:add_noise", "Gaussian noise.", "Sietsma and Dow 1991"),
+    "cutout": Entry("scaledl.data.augment.filters:cutout", "A black square.", "DeVries and Taylor 2017"),
+    "mixup": Entry("scaledl.data.augment.mix:Mix", "Mixed with another sample.", "Zhang et al. 2018"),
+    "cutmix": Entry("scaledl.data.augment.mix:Mix", "A box of another image.", "Yun et al. 2019"),
+}
+_SERIES_NAMES = {
+    "crop": Entry("scaledl.data.augment.sequence:crop_time", "A part, stretched.", "Le Guennec et al. 2016"),
+    "warp": Entry("scaledl.data.augment.sequence:warp_time", "Faster here, slower there.", "Um et al. 2017"),
+    "repeat": Entry("scaledl.data.augment.sequence:repeat_steps", "Steps that come twice.", "Ko et al. 2015"),
+    "noise": Entry("scaledl.data.augment.sequence:add_noise", "Gaussian noise.", "Um et al. 2017"),
+    "mask": Entry("scaledl.data.augment.sequence:mask_steps", "A span set to the mean.", "Park et al. 2019"),
+}
+_TEXT_NAMES = {
+    "drop": Entry("scaledl.data.augment.text:drop_tokens", "Tokens left out.", "Wei and Zou 2019"),
+    "swap": Entry("scaledl.data.augment.text:swap_tokens", "Neighbours exchanged.", "Wei and Zou 2019"),
+    "mask": Entry("scaledl.data.augment.text:mask_spans", "Spans of mask tokens.", "Joshi et al. 2020"),
+}
+AUGMENTATIONS = Registry(
+    "augmentation",
+    {f"data.augment.{name}": entry for name, entry in _IMAGE_NAMES.items()}
+    | {f"data.augment.series.{name}": entry for name, entry in _SERIES_NAMES.items()}
+    | {f"data.augment.text.{name}": entry for name, entry in _TEXT_NAMES.items()},
 )
 TASKS = Registry(
     "task",
@@ -301,9 +358,17 @@ TASKS = Registry(
         "classification": Entry(
             "scaledl.tasks.classification:ClassificationTask", "One class for each sample.", "Szegedy et al. 2016"
         ),
-        "multilabel": Entry("scaledl.tasks.multilabel:MultilabelTask", "Any of several labels for each sample."),
-        "regression": Entry("scaledl.tasks.regression:RegressionTask", "One or more numbers for each sample."),
-        "tagging": Entry("scaledl.tasks.tagging:TaggingTask", "A class for each step of a text or series."),
+        "multilabel": Entry(
+            "scaledl.tasks.multilabel:MultilabelTask",
+            "Any of several labels for each sample.",
+            "Tsoumakas and Katakis 2007",
+        ),
+        "regression": Entry(
+            "scaledl.tasks.regression:RegressionTask", "One or more numbers for each sample.", "Legendre 1805"
+        ),
+        "tagging": Entry(
+            "scaledl.tasks.tagging:TaggingTask", "A class for each step of a text or series.", "Collobert et al. 2011"
+        ),
         "transcription": Entry(
             "scaledl.tasks.transcription:TranscriptionTask",
             "A row of labels for a longer row of steps, not aligned with it.",
@@ -353,7 +418,9 @@ LOSSES = Registry(
     "loss",
     {
         "cross_entropy": Entry(
-            "scaledl.tasks.losses:cross_entropy", "Of one class of several; label_smoothing, class_weights go with it."
+            "scaledl.tasks.losses:cross_entropy",
+            "Of one class of several; label_smoothing, class_weights go with it.",
+            "Bridle 1990",
         ),
         "focal": Entry(
             "scaledl.tasks.losses:focal",
@@ -373,9 +440,11 @@ LOSSES = Registry(
             "The nearest other sample has to be farther by a margin.",
             "Hermans et al. 2017",
         ),
-        "bce": Entry("scaledl.tasks.losses:bce", "Binary cross entropy of each label, or of each value in 0..1."),
-        "mse": Entry("scaledl.tasks.losses:mse", "Mean squared error."),
-        "mae": Entry("scaledl.tasks.losses:mae", "Mean absolute error (L1)."),
+        "bce": Entry(
+            "scaledl.tasks.losses:bce", "Binary cross entropy of each label, or of each value in 0..1.", "Cox 1958"
+        ),
+        "mse": Entry("scaledl.tasks.losses:mse", "Mean squared error.", "Legendre 1805"),
+        "mae": Entry("scaledl.tasks.losses:mae", "Mean absolute error (L1).", "Bassett and Koenker 1978"),
         "huber": Entry(
             "scaledl.tasks.losses:huber",
             "Squares that become lines beyond huber_delta.",
@@ -386,16 +455,42 @@ LOSSES = Registry(
 METRICS = Registry(
     "metric",
     {
-        "accuracy": Entry("scaledl.tasks.metrics:accuracy", "Share that is right: of samples, steps, pixels, labels."),
-        "balanced_accuracy": Entry(
-            "scaledl.tasks.metrics:balanced_accuracy", "Mean over the classes of the share of each that is right."
+        "accuracy": Entry(
+            "scaledl.tasks.metrics:accuracy",
+            "Share that is right: of samples, steps, pixels, labels.",
+            "Sokolova and Lapalme 2009",
         ),
-        "top5_accuracy": Entry("scaledl.tasks.metrics:top5_accuracy", "Share whose class is among the five largest."),
-        "exact_match": Entry("scaledl.tasks.metrics:exact_match", "Share of samples all of whose labels are right."),
-        "precision": Entry("scaledl.tasks.metrics:precision", "Mean over classes of what is right of what was said."),
-        "recall": Entry("scaledl.tasks.metrics:recall", "Mean over classes of what was found of what is there."),
-        "specificity": Entry("scaledl.tasks.metrics:specificity", "Mean over classes of recall of what is not one."),
-        "f1": Entry("scaledl.tasks.metrics:f1", "Mean over classes of the harmonic mean of precision and recall."),
+        "balanced_accuracy": Entry(
+            "scaledl.tasks.metrics:balanced_accuracy",
+            "Mean over the classes of the share of each that is right.",
+            "Brodersen et al. 2010",
+        ),
+        "top5_accuracy": Entry(
+            "scaledl.tasks.metrics:top5_accuracy",
+            "Share whose class is among the five largest.",
+            "Russakovsky et al. 2015",
+        ),
+        "exact_match": Entry(
+            "scaledl.tasks.metrics:exact_match",
+            "Share of samples all of whose labels are right.",
+            "Sokolova and Lapalme 2009",
+        ),
+        "precision": Entry(
+            "scaledl.tasks.metrics:precision",
+            "Mean over classes of what is right of what was said.",
+            "Kent et al. 1955",
+        ),
+        "recall": Entry(
+            "scaledl.tasks.metrics:recall", "Mean over classes of what was found of what is there.", "Kent et al. 1955"
+        ),
+        "specificity": Entry(
+            "scaledl.tasks.metrics:specificity", "Mean over classes of recall of what is not one.", "Yerushalmy 1947"
+        ),
+        "f1": Entry(
+            "scaledl.tasks.metrics:f1",
+            "Mean over classes of the harmonic mean of precision and recall.",
+            "van Rijsbergen 1979",
+        ),
         "iou": Entry(
             "scaledl.tasks.metrics:iou",
             "Mean over classes of intersection over union.",
@@ -408,26 +503,42 @@ METRICS = Registry(
             "Gorodkin 2004, 10.1016/j.compbiolchem.2004.09.006",
         ),
         "auroc": Entry(
-            "scaledl.tasks.metrics:auroc", "Area under the receiver operating curve, each class against the rest."
+            "scaledl.tasks.metrics:auroc",
+            "Area under the receiver operating curve, each class against the rest.",
+            "Hanley and McNeil 1982",
         ),
         "average_precision": Entry(
-            "scaledl.tasks.metrics:average_precision", "Area under precision over recall, mean over classes."
+            "scaledl.tasks.metrics:average_precision",
+            "Area under precision over recall, mean over classes.",
+            "Davis and Goadrich 2006",
         ),
         "calibration_error": Entry(
             "scaledl.tasks.metrics:calibration_error",
             "How far probabilities are from shares, 15 bins.",
             "Guo et al. 2017, arXiv:1706.04599",
         ),
-        "mse": Entry("scaledl.tasks.metrics:mse", "Mean squared error, in squared units of the data."),
+        "mse": Entry("scaledl.tasks.metrics:mse", "Mean squared error, in squared units of the data.", "Legendre 1805"),
         "rmse": Entry(
-            "scaledl.tasks.metrics:rmse", "Root of the mean squared error, in units of the data; mean over numbers."
+            "scaledl.tasks.metrics:rmse",
+            "Root of the mean squared error, in units of the data; mean over numbers.",
+            "Willmott and Matsuura 2005",
         ),
-        "mae": Entry("scaledl.tasks.metrics:mae", "Mean absolute error, in units of the data."),
-        "r2": Entry("scaledl.tasks.metrics:r2", "Share of the variance that is explained; mean over numbers."),
-        "perplexity": Entry("scaledl.tasks.metrics:perplexity", "Exponential of the mean cross entropy of a token."),
-        "bits_per_token": Entry("scaledl.tasks.metrics:bits_per_token", "Mean cross entropy of a token, base 2."),
+        "mae": Entry(
+            "scaledl.tasks.metrics:mae", "Mean absolute error, in units of the data.", "Willmott and Matsuura 2005"
+        ),
+        "r2": Entry(
+            "scaledl.tasks.metrics:r2", "Share of the variance that is explained; mean over numbers.", "Wright 1921"
+        ),
+        "perplexity": Entry(
+            "scaledl.tasks.metrics:perplexity",
+            "Exponential of the mean cross entropy of a token.",
+            "Jelinek et al. 1977",
+        ),
+        "bits_per_token": Entry(
+            "scaledl.tasks.metrics:bits_per_token", "Mean cross entropy of a token, base 2.", "Shannon 1948"
+        ),
         "bits_per_character": Entry(
-            "scaledl.tasks.metrics:bits_per_character", "Cross entropy by characters of text, base 2."
+            "scaledl.tasks.metrics:bits_per_character", "Cross entropy by characters of text, base 2.", "Shannon 1951"
         ),
     },
 )
@@ -468,6 +579,7 @@ class Listed:
 
 LISTED = {
     "sources": Listed("data.source", SOURCES),
+    "augmentations": Listed("a key each", AUGMENTATIONS),
     "models": Listed("model.family", FAMILIES),
     "tasks": Listed("task.name", TASKS),
     "losses": Listed("task.loss", LOSSES),

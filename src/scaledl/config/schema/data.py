@@ -135,7 +135,11 @@ class PrepareConfig(Section):
         "left out, or kept in the training split for task.name=semi_supervised. Of several targets: a sample that "
         "lacks some of them is left out, or keeps those that it has, in all splits (multi_task, regression).",
     )
-    text: ColumnName | None = Field(default=None, description="Column with the text, of a text source with columns.")
+    text: ColumnName | None = Field(
+        default=None,
+        description="Column with the text, of a text source with columns. Default: the one named text, or the only one "
+        "beside label, group, time and split.",
+    )
     group: ColumnName | None = Field(
         default=None, description="Column whose equal values stay in one split, a patient's for instance."
     )

@@ -109,13 +109,7 @@ def kind_of(source: Path, config: PrepareConfig) -> str:
     if not source.exists():
         raise UsageError(f"{source}: no such file or folder")
     if config.kind != "auto":
-        fits = {"image_folder": source.is_dir(), "npz": not source.is_dir(), "python": False}.get(config.kind, True)
-        if not fits:
-            raise UsageError(
-                f"data.prepare.kind: got {config.kind}, and {source} is a {'folder' if source.is_dir() else 'file'}; "
-                f"allowed: {_WANTED[config.kind]} as the source, or another kind; fix: leave it out (auto)"
-            )
-        return config.kind
+        return _given_kind(source, config.kind)
     found = _kind_of_folder(source, config) if source.is_dir() else _kind_of_file(source, config)
     if not found:
         raise UsageError(
@@ -123,6 +117,21 @@ def kind_of(source: Path, config: PrepareConfig) -> str:
             f"file that ends in {' '.join(_SUFFIXES)}"
         )
     return found
+
+
+def _given_kind(source: Path, kind: str) -> str:
+    """Of arrays in a file it says what they are. Raises UsageError for a kind that the source cannot be."""
+    arrays = source.suffix.lower() == ".npz" and not source.is_dir()
+    fits = {"image_folder": source.is_dir(), "npz": not source.is_dir(), "python": False}.get(kind, True)
+    if arrays and kind in ("series", "table"):
+        return "npz"
+    if not fits or (arrays and kind != "npz"):
+        what = "an .npz file" if arrays else "a folder" if source.is_dir() else "a file"
+        wanted = "npz, series, table" if arrays else f"{_WANTED[kind]} as the source, or another kind"
+        raise UsageError(
+            f"data.prepare.kind: got {kind}, and {source} is {what}; allowed: {wanted}; fix: leave it out (auto)"
+        )
+    return kind
 
 
 def _kind_of_pattern(source: Path) -> str:

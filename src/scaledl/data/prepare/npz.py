@@ -94,7 +94,7 @@ def _kind(path: Path, pair: _Pair, config: PrepareConfig) -> tuple[str, Target |
     tags = whole and y.ndim == 2 and x.dtype.kind == "f" and y.shape[1] == x.shape[-1] > 1
     if tags and x.ndim in (2, 3) and config.target in ("auto", "tags", "none") and not _is_marked(y):
         return "series", "tags"
-    if whole and y.ndim == 3:
+    if whole and y.ndim == 3 and config.kind not in ("series", "table"):
         return "image", "mask"
     if y.ndim > 2 or y.dtype.kind not in "iufUSb":
         raise UsageError(f"{path}: {pair.names[1]} is {y.dtype} {y.shape}; expected whole numbers, floats or texts")
@@ -105,7 +105,21 @@ def _kind(path: Path, pair: _Pair, config: PrepareConfig) -> tuple[str, Target |
             f"{path}: {pair.names[1]} is {y.dtype} {y.shape} with other values than 0 and 1; expected one label for "
             "each sample, 0 and 1 for each of several classes, or floats"
         )
-    return "table" if x.ndim == 2 else "image", target
+    return _modality(path, pair, config), target
+
+
+def _modality(path: Path, pair: _Pair, config: PrepareConfig) -> str:
+    """Numbers in two dimensions are rows and in more of them images, unless the config says that they are series."""
+    x, kind = pair.x, config.kind
+    if kind not in ("series", "table"):
+        return "table" if x.ndim == 2 else "image"
+    if x.ndim not in ((2, 3) if kind == "series" else (2,)) or x.dtype.kind not in "iufb":
+        wanted = "[N, C, T] or [N, T]" if kind == "series" else "[N, F]"
+        raise UsageError(
+            f"data.prepare.kind: got {kind}, and {pair.names[0]} of {path} is {x.dtype} {x.shape}; allowed: numbers "
+            f"{wanted}, or another kind"
+        )
+    return kind
 
 
 def _is_marked(y: NDArray[Any]) -> bool:
@@ -174,7 +188,8 @@ def _without_problems(made: Collected) -> Collected:
 
 def _channels_last(path: Path, name: str, images: NDArray[Any]) -> NDArray[np.uint8]:
     """uint8 [N, H, W, C] from [N, H, W], [N, H, W, C] or [N, C, H, W]; whole numbers and floats in 0..1 or 0..255."""
-    if images.ndim == 3:
+    plain = images.ndim == 3
+    if plain:
         images = images[..., None]
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
@@ -188,6 +203,9 @@ def _channels_last(path: Path, name: str, images: NDArray[Any]) -> NDArray[np.ui
         raise UsageError(f"{path}: {name} is {images.dtype}; expected numbers")
     low, high = float(images.min()), float(images.max())
     if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 255):
-        raise UsageError(f"{path}: {name} has values from {low:g} to {high:g}; expected 0..255, or 0..1 as floats")
+        hint = "; fix: data.prepare.kind=series, if these are series [N, C, T]" if plain else ""
+        raise UsageError(
+            f"{path}: {name} has values from {low:g} to {high:g}; expected 0..255, or 0..1 as floats{hint}"
+        )
     scale = 255 if images.dtype.kind == "f" and high <= 1 else 1
     return np.ascontiguousarray((images.astype(np.float64) * scale).round().astype(np.uint8))

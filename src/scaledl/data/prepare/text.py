@@ -14,7 +14,7 @@ from scaledl.data.prepare.delimited import MAX_FIELD, read_delimited
 from scaledl.data.prepare.folder import find_class_files
 from scaledl.data.prepare.fortunes import is_fortunes, read_fortunes
 from scaledl.data.prepare.items import Collected, Dropped, Item
-from scaledl.data.prepare.sources import column, find_files, label_columns, named_columns, no_columns, stamp
+from scaledl.data.prepare.sources import column, find_files, label_columns, listed, named_columns, no_columns, stamp
 from scaledl.data.prepare.table import Row, rows_of
 from scaledl.errors import UsageError
 
@@ -98,12 +98,10 @@ def _class_files(root: Path, config: PrepareConfig, dropped: list[Dropped]) -> l
 
 def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[Item], list[Dropped], Target | None]:
     """Texts that are lists of words have a tag for each, if their labels are lists too."""
-    if config.text is None:
-        raise UsageError(f"data.prepare.text: missing; it names the column of {path} that holds the text")
     columns, rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_delimited(path, config)
-    text = column(path, columns, config.text, "text")
     labels = label_columns(path, columns, config)
     named = named_columns(path, columns, config, labels)
+    text = _text_column(path, columns, rows, {*labels, *named.values()}, config)
     if "split" in named and split:
         raise UsageError(f"data.prepare.split: got {config.split!r}, but the files' names say the split already")
     words = all(isinstance(cells[place], list) for _, cells in rows for place in (text, *labels)) and len(labels) == 1
@@ -111,6 +109,22 @@ def _collect_file(path: Path, split: str, config: PrepareConfig) -> tuple[list[I
     _check_cells(path, columns, rows, {text, *labels, *named.values()}, lists)
     keyed: list[Row] = [(f"{path.name}:{row}", split, cells) for row, cells in rows]
     return *rows_of(keyed, labels, named, lambda cells: _content(cells[text])), "tags" if words else None
+
+
+def _text_column(
+    path: Path, columns: list[str], rows: list[tuple[int, list[Any]]], others: set[int], config: PrepareConfig
+) -> int:
+    """The place that the config names, else that of `text`, or the only one beside the others, if it holds texts."""
+    if config.text is not None:
+        return column(path, columns, config.text, "text")
+    left = [place for place, name in enumerate(columns) if place not in others]
+    named = [place for place in left if columns[place] == "text"]
+    texts = all(isinstance(cells[place], str | list | None) for _, cells in rows for place in left[:1])
+    if not named and (len(left) != 1 or not texts):
+        raise UsageError(
+            f"data.prepare.text: missing; allowed: the column of {path} that holds the text: {listed(columns)}"
+        )
+    return (named or left)[0]
 
 
 def _content(cell: Any) -> str:

@@ -339,6 +339,49 @@ def test_arrays_say_by_their_shape_what_is_learned(tmp_path: Path) -> None:
             assert np.allclose(np.where(label == IGNORED, -1, label), own)
 
 
+@pytest.mark.parametrize("shape", [(30, 2, 7), (30, 7)])
+@pytest.mark.parametrize("target", ["class", "numbers"])
+def test_arrays_are_series_where_the_config_says_so(tmp_path: Path, shape: tuple[int, ...], target: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=shape), rng.normal(size=30) if target == "numbers" else np.arange(30) % 2
+    x[3] = np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    document, data = made(tmp_path / "a.npz", tmp_path / "set", kind="series")
+    assert (document["plan"]["kind"], data.spec.modality, data.spec.target) == ("npz", "series", target)
+    assert data.spec.in_shape == (shape[1] if len(shape) == 3 else 1, 7)
+    assert document["splits"]["train"]["rows"] + len(data.val) + len(data.test) == 29
+    assert "a.npz:x[3]" in (tmp_path / "set/dropped.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        (
+            "series",
+            (30, 8, 8, 3),
+            r"kind: got series, and x of .* is float64 \(30, 8, 8, 3\); allowed: numbers \[N, C, T\]",
+        ),
+        ("table", (30, 2, 7), r"kind: got table, and x of .* is float64 \(30, 2, 7\); allowed: numbers \[N, F\]"),
+        (
+            "text",
+            (30, 7),
+            r"kind: got text, and .*a\.npz is an \.npz file; allowed: npz, series, table; fix: leave it out",
+        ),
+        (
+            "auto",
+            (30, 8, 7),
+            r"expected 0\.\.255, or 0\.\.1 as floats; fix: data\.prepare\.kind=series, if these are series",
+        ),
+    ],
+)
+def test_arrays_that_are_not_what_the_config_says(
+    tmp_path: Path, kind: Any, shape: tuple[int, ...], message: str
+) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=shape), y=np.arange(30) % 2)
+    with pytest.raises(UsageError, match=message):
+        prepare(tmp_path / "a.npz", tmp_path / "set", PrepareConfig(kind=kind))
+
+
 def test_series_of_the_archive_may_have_numbers(tmp_path: Path) -> None:
     for name, count in (("TRAIN", 40), ("TEST", 12)):
         head = ["@timeStamps false", "@univariate true", "@targetLabel true", "@data"]

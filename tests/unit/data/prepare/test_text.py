@@ -61,6 +61,15 @@ def read_back(out: Path, document: dict[str, Any]) -> list[tuple[str, str, str]]
     return found
 
 
+@pytest.mark.parametrize("name", ["text", "words"])
+def test_lines_need_not_say_which_column_is_the_text(tmp_path: Path, name: str) -> None:
+    extra = {"id": "7"} if name == "text" else {}
+    rows = [{"label": label, name: text, **extra} for text, label in sentences()]
+    document = prepare(write_jsonl(tmp_path / "s.jsonl", rows), tmp_path / "named", PrepareConfig(text=name))
+    found = prepare(tmp_path / "s.jsonl", tmp_path / "out", PrepareConfig())
+    assert found["fingerprint"] == document["fingerprint"]
+
+
 @pytest.mark.parametrize("form", ["folder", "csv", "jsonl"])
 def test_texts_come_back_from_the_arrays(tmp_path: Path, form: str) -> None:
     samples = sentences()
