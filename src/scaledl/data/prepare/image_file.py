@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -72,12 +72,19 @@ class ImageFile:
         """Write these images as an array of their own. Returns the SHA-256 of its file."""
         header = _header((len(numbers), *self._shape[:2], channels))
         digest = hashlib.sha256(header)
-        with atomic_file(path, "data set") as temporary, temporary.open("wb") as file:
+        with (
+            atomic_file(path, "data set") as temporary,
+            temporary.open("wb") as file,
+            ThreadPoolExecutor(1) as pool,
+        ):
             file.write(header)
+            hashed: Future[None] | None = None
             for block in self._blocks(numbers):
                 pixels = self.gather(block, channels)
                 file.write(pixels.data)
-                digest.update(pixels.data)
+                if hashed is not None:
+                    hashed.result()
+                hashed = pool.submit(digest.update, pixels.data)
         return digest.hexdigest()
 
     def settle(self, numbers: NDArray[np.int64], path: Path) -> str:
@@ -98,16 +105,19 @@ class ImageFile:
         header = _header((len(numbers), *self._shape))
         size, digest, done = self._head + len(numbers) * self._row, hashlib.sha256(header), 0
         with ThreadPoolExecutor(num_cpus()) as pool:
-            if self._path.stat().st_size > size:  # else all is there, and behind it nothing is left
-                moved = self._blocks(np.flatnonzero(numbers != np.arange(len(numbers))))
-                ends = [int(block[-1]) + 1 for block in moved]
-                moves = pool.map(lambda block: self._move(numbers[block], block), moved)
-                for end, _ in zip(ends, moves, strict=True):
-                    self._hash(digest, done, end)
-                    done = end
-            synced = pool.submit(self.sync)
-            self._hash(digest, done, len(numbers))
-            synced.result()
+            try:
+                if self._path.stat().st_size > size:  # else all is there, and behind it nothing is left
+                    moved = self._blocks(np.flatnonzero(numbers != np.arange(len(numbers))))
+                    ends = [int(block[-1]) + 1 for block in moved]
+                    moves = pool.map(lambda block: self._move(numbers[block], block), moved)
+                    for end, _ in zip(ends, moves, strict=True):
+                        self._hash(digest, done, end)
+                        done = end
+                synced = pool.submit(self.sync)
+                self._hash(digest, done, len(numbers))
+                synced.result()
+            finally:
+                pool.shutdown(cancel_futures=True)  # an interruption does not wait for the rest
         self._write(0, header)
         with storage_errors(self._path, _WHAT):
             os.truncate(self._descriptor, size)

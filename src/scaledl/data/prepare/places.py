@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.layout import Layout
 from scaledl.data.prepare.store import MOVING, WORK, array_name, clear
 from scaledl.run.files import atomic_write
-from scaledl.run.machine import num_cpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +61,10 @@ class Places:
         training, hashes = self.of("train"), dict[str, str]()
         if not (out / WORK / MOVING).exists():
             clear(out)
-            copied = [split for split in self.in_arrays if split != "train" or not self.stays]
-            with ThreadPoolExecutor(num_cpus()) as pool:
-                names = [array_name(split, "images") for split in copied]
-                made = pool.map(
-                    lambda split, name: images.copy(self.of(split), self.shape[2], out / name), copied, names
-                )
-                hashes = dict(zip(names, made, strict=True))
+            for split in self.in_arrays:
+                if split != "train" or not self.stays:
+                    name = array_name(split, "images")
+                    hashes[name] = images.copy(self.of(split), self.shape[2], out / name)
         if not self.stays:
             return lambda rows: images.gather(training[rows], self.shape[2]), hashes
         # The others have theirs, so what was decoded can become the training split where it lies.

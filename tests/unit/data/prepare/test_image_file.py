@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scaledl.data.prepare.image_file import ImageFile, settled
 from scaledl.errors import UsageError
+from scaledl.run.files import sha256_file
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +54,7 @@ def test_settling_goes_on_wherever_it_was_interrupted(
         Stops(folder / "work.npy", 13, (4, 5, 3)).settle(order, folder / "whole.npy")
     except KeyboardInterrupt:
         assert not (folder / "whole.npy").exists()
-    file.settle(order, folder / "whole.npy")
+    assert file.settle(order, folder / "whole.npy") == sha256_file(folder / "whole.npy")
     assert np.array_equal(np.load(folder / "whole.npy"), pixels[order])
     assert np.array_equal(file.gather(np.arange(len(order)), 1), pixels[order][..., :1])
     assert not (folder / "work.npy").exists()
@@ -72,5 +73,6 @@ def test_a_file_cut_short_by_others(tmp_path: Path) -> None:
 def test_large_images_are_copied_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaledl.data.prepare.image_file._BLOCK_BYTES", 100)
     pixels = np.random.default_rng(1).integers(0, 256, (40, 3, 3, 3), np.uint8)
-    written(tmp_path / "work.npy", pixels).copy(np.array([3, 1, *range(10, 39)]), 1, tmp_path / "copy.npy")
+    found = written(tmp_path / "work.npy", pixels).copy(np.array([3, 1, *range(10, 39)]), 1, tmp_path / "copy.npy")
+    assert found == sha256_file(tmp_path / "copy.npy")
     assert np.array_equal(np.load(tmp_path / "copy.npy"), pixels[[3, 1, *range(10, 39)], ..., :1])
