@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-_QUERY_KEY_VALUE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"))
+_QUERY_KEY_VALUE = (
+    ("query", "key", "value"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+)
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Cut:
-    """The tensor `module.name` loses channels along `dim`; channel c are its places index[c], int64 [channels, N]."""
+    """The tensor `module.name` loses channels along `dim`; channel c are its places index[c], int64 [channels, N].
+
+    `reads`: a weight that the channels are multiplied with, so that zeros there leave them unheard.
+    """
 
     module: nn.Module
     name: str
     dim: int
     index: Tensor
+    reads: bool = False
 
     def remove_(self, channels: list[int]) -> None:
         """Slice the tensor, in place."""
@@ -51,7 +55,6 @@ class Size:
 class Group:
     """Channels that go together from all `cuts`; `sizes` follow. `width` is how many values a channel is for kernels.
 
-    The last cut is the weight that reads the channels, where one alone does.
     Where two groups cut the same dimension of a tensor, the one with the later places has to go first.
     """
 

@@ -3,42 +3,72 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scaledl.compress.groups import Group
-from scaledl.compress.prune_heads import head_groups
+from scaledl.compress.prune_heads import head_groups, kind_of, stack_head_groups
 from scaledl.compress.prune_mlps import mlp_groups
 from scaledl.runtime.signature import Inputs
 
 GroupsFn = Callable[[nn.Module], Iterable[Group]]
+_NOISE = 0.02  # in the copy: a table that is all zeros, or a layer that nothing reads yet, would hide what goes wrong
 
 
-def library_groups(module: nn.Module, inputs: Inputs) -> tuple[list[Group], list[Group]]:
-    """Those of heads, and those of MLPs."""
-    heads, mlps = (list(fn(module)) if go_alone(module, fn, inputs) else [] for fn in (head_groups, mlp_groups))
-    return heads, mlps
+def library_groups(module: nn.Module, inputs: Inputs) -> tuple[list[Group], list[Group], str]:
+    """Those of heads and those of MLPs, and why there are none of heads: empty where there are."""
+    mlps = [] if obstacle(module, mlp_groups, inputs) else list(mlp_groups(module))
+    why = obstacle(module, head_groups, inputs)
+    if not why:
+        return list(head_groups(module)), mlps, ""
+    if not obstacle(module, stack_head_groups, inputs):
+        return list(stack_head_groups(module)), mlps, ""
+    return [], mlps, why
 
 
 @torch.no_grad()
-def go_alone(module: nn.Module, groups_fn: GroupsFn, inputs: Inputs) -> bool:
-    """Whether a copy without the first channel of each group computes what one does that does not listen to them."""
-    if not any(True for _ in groups_fn(module)):
-        return False
+def obstacle(module: nn.Module, groups_fn: GroupsFn, inputs: Inputs) -> str:
+    """Why a model cannot do without channels of these groups; empty where it can.
+
+    A copy without the first channel of each must compute what one does that does not listen to them. The last group
+    of each kind goes before the others, so that those which must stay alike are found out.
+    """
     trial, x = copy.deepcopy(module).double().eval(), inputs.example(2)
     x = x.double() if x.is_floating_point() else x
     groups = list(groups_fn(trial))
-    for group in groups:
-        reads = group.cuts[-1]
-        reads.module.get_parameter(reads.name).index_fill_(reads.dim, reads.index[0], 0.0)
+    if not groups:
+        return "none are of a kind that is known, with queries, keys and values of its own for each"
+    _disturb_(trial)
+    for cut in (cut for group in groups for cut in group.cuts if cut.reads):
+        cut.module.get_parameter(cut.name).index_fill_(cut.dim, cut.index[0], 0.0)
     try:
         expected = trial(x)
-        for group in groups:
-            group.remove_([0])
-        actual = trial(x)
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
-        return False
+        for some in _turns(trial, groups):
+            for group in some:
+                group.remove_([0])
+            if not _equal(trial(x), expected):
+                return "without the first of each the others give something else"
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return f"without the first of each {type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    return ""
+
+
+def _disturb_(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=_NOISE)
+
+
+def _turns(module: nn.Module, groups: Sequence[Group]) -> Iterator[list[Group]]:
+    names = {part: name for name, part in module.named_modules()}
+    last = set({kind_of(names[group.cuts[-1].module]): number for number, group in enumerate(groups)}.values())
+    yield [groups[number] for number in sorted(last)]
+    if len(last) < len(groups):
+        yield [group for number, group in enumerate(groups) if number not in last]
+
+
+def _equal(actual: Tensor, expected: Tensor) -> bool:
     scale = float(expected.abs().max())
     return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-5, atol=1e-6 * scale)

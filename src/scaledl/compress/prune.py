@@ -139,13 +139,14 @@ def _copy(module: nn.Module) -> nn.Module:
 
 
 def _prune_hidden_(module: nn.Module, inputs: Inputs, stage: PruneConfig, key: str, why: str) -> PruningPlan:
-    heads, mlps = library_groups(module, inputs)
+    heads, mlps, kept = library_groups(module, inputs)
     known = {cut.module for group in (*heads, *mlps) for cut in group.cuts}
     found = hidden_groups(module, inputs.example(1), whole=not known)
     grouped = [(graph, group) for graph, group in found if not known & _layers(group)]
     if not grouped and not known:
         raise UsageError(f"{key}: nothing can be removed from this model: {why}, and no hidden width is found")
-    get_console().info(f"{key}: only {'heads and ' if heads else ''}hidden widths are pruned: {why}")
+    stay = f"; heads stay: {kept}" if kept and has_other_attention(module) else ""
+    get_console().info(f"{key}: only {'heads and ' if heads else ''}hidden widths are pruned: {why}{stay}")
     theirs, ours = _plan(module, grouped, stage), _plan_own(module, [*heads, *mlps], stage)
     plan = PruningPlan(module, (*theirs.chosen, *ours.chosen), theirs.skipped + ours.skipped)
     _prune_(module, plan, stage, key)
