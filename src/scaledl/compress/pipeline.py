@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scaledl.compress.distill import choose_student
 from scaledl.compress.measure import Forward, describe_file, eager_forward, file_forward, with_latency
 from scaledl.compress.rows import StageRow, format_rows, read_rows, summary, write_rows
@@ -68,7 +70,14 @@ def run_chain(source: Run, config: Config, run: Run, data: DataModule, *, trust:
     chain = Chain(source, config, run, data, check_chain(source, config, data, trust=trust), trust)
     for index, stage in enumerate(config.compress.stages):
         _refuse_changes(chain, index, stage)
+    _run_outside_inference_mode(chain.teacher)
     return _run_stages(chain)
+
+
+def _run_outside_inference_mode(model: Model) -> None:
+    """Some libraries keep tables of places for the whole process, which a training needs to be ordinary tensors."""
+    with torch.no_grad():
+        model.module(model.structure.inputs.example(1))
 
 
 def check_chain(source: Run, config: Config, data: DataModule, *, trust: bool = False) -> Model:

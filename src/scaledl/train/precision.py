@@ -6,24 +6,37 @@ import time
 
 import torch
 
+from scaledl.console import get_console
 from scaledl.data import Batch
-from scaledl.tasks.base import Task
+from scaledl.tasks.base import Task, is_out_of_memory
 
 _WORTHWHILE = 1.1
 
 
 def resolve_precision(task: Task, batch: Batch) -> str:
-    """Return "bf16" when forward and backward are at least 10 % faster than in fp32 here, else "fp32".
+    """Return "bf16" when forward and backward are at least 10 % faster than in fp32 here, else "fp32"; and say so.
 
     Args:
         task: around a copy of the model, which is left with gradients.
         batch: on the device that trains, laid out as for training.
     """
+    precision, why = _faster(task.train(), batch)
+    get_console().info(f"precision auto: {precision}{why}")
+    return precision
+
+
+def _faster(task: Task, batch: Batch) -> tuple[str, str]:
+    """And why; some code of other libraries does not run under autocast."""
     if batch.x.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "fp32"
-    task.train()
-    seconds = {bf16: min(time_step(task, batch, bf16=bf16) for _ in range(4)) for bf16 in (False, True)}
-    return "bf16" if seconds[False] > _WORTHWHILE * seconds[True] else "fp32"
+        return "fp32", ", this GPU has no bf16"
+    seconds = [min(time_step(task, batch, bf16=False) for _ in range(4))]
+    try:
+        seconds.append(min(time_step(task, batch, bf16=True) for _ in range(4)))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return "fp32", f", as the model fails in bf16 ({' '.join(str(error).split())[:200]})"
+    return "bf16" if seconds[0] > _WORTHWHILE * seconds[1] else "fp32", " is faster here"
 
 
 def time_step(task: Task, batch: Batch, *, bf16: bool) -> float:

@@ -164,9 +164,7 @@ def _read_settings(path: Path, config: Config) -> Settings:
 
 
 def _measure_precision(config: Config, data: DataModule, model: Model, settings: Settings) -> Settings:
-    precision = _on_trial(config, data, model, settings, resolve_precision) or "fp32"
-    get_console().info(f"precision auto: {precision} is faster here")
-    return replace(settings, precision=precision)
+    return replace(settings, precision=_on_trial(config, data, model, settings, resolve_precision) or "fp32")
 
 
 def _may_be_compiled(config: Config, model: Model) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +331,22 @@ def test_the_table_is_the_documented_json(chain: Run) -> None:
     assert content["schema_version"] == 1
     assert [StageRow.from_json(row) for row in content["rows"]] == read_rows(chain.path / "table.json")
     assert list(content["rows"][0]["latency_ms"]) == ["1"]
+
+
+def test_tables_that_a_library_keeps_for_the_process_do_not_hinder_training(
+    tmp_path: Path, data: DataModule, cannot: Callable[[str], None]
+) -> None:
+    """BEiT makes its index of places once; what is made where the source is measured cannot be learned with."""
+    if find_spec("transformers") is None:
+        cannot("transformers is not installed")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    args = {**sizes, "patch_size": 4, "use_relative_position_bias": True}
+    changes = {"model": {"family": "external", "name": "hf:beit", "args": args}, "data.limit": 10}
+    recipe = [{"method": "prune", "round_to": 4, "epochs": 1}]
+    source = Run.create(tmp_path, "beit", "1", config=make_config(tmp_path, recipe, **changes))
+    source.begin()
+    keep(source, new_model(source.config.model, data.spec.in_shape, data.spec.num_classes, seed=0))
+    run = Run.create(tmp_path, "beit", "chain", kind="compress", config=source.config)
+    run.begin()
+    rows = run_chain(source, run.config, run, build_data(run.config.data, seed=0))
+    assert rows[-1].params < rows[0].params

@@ -1,0 +1,36 @@
+"""What `trainer.precision=auto` becomes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scaledl.config import load_config
+from scaledl.data import Batch, DataSpec
+from scaledl.tasks.model import task_around
+from scaledl.train.precision import resolve_precision
+
+pytestmark = pytest.mark.unit
+
+
+class FailsInBf16(nn.Module):
+    """As attention that fills in the smallest float32 where autocast made its scores bfloat16 (DeBERTa)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.layer(x)
+        return scores.masked_fill(scores.isnan(), torch.finfo(x.dtype).min)
+
+
+def test_a_model_that_fails_in_bf16_trains_in_fp32(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = DataSpec("made-up", (4,), ("a", "b"), (0.0,), (1.0,), "0")
+    task = task_around(FailsInBf16(), load_config(None, []), spec)
+    batch = Batch(torch.rand(8, 4), torch.arange(8) % 2, torch.arange(8))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="without overflow"):
+        task.step(batch)
+    assert resolve_precision(task, batch) == "fp32"
+    assert "precision auto: fp32, as the model fails in bf16 (value cannot be" in capsys.readouterr().out
