@@ -8,6 +8,7 @@ import torch
 
 from scaledl.console import get_console
 from scaledl.data import Batch
+from scaledl.models.structure import Model
 from scaledl.tasks.base import Task, is_out_of_memory
 
 _WORTHWHILE = 1.1
@@ -37,6 +38,18 @@ def _faster(task: Task, batch: Batch) -> tuple[str, str]:
             raise
         return "fp32", f", as the model fails in bf16 ({' '.join(str(error).split())[:200]})"
     return "bf16" if seconds[0] > _WORTHWHILE * seconds[1] else "fp32", " is faster here"
+
+
+@torch.no_grad()
+def runs_in_bf16(model: Model) -> bool:
+    """Whether it does under autocast, where it lies."""
+    x = model.structure.inputs.example(2).to(next(model.module.parameters()).device)
+    try:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            model.module(x)
+    except RuntimeError:
+        return False
+    return True
 
 
 def time_step(task: Task, batch: Batch, *, bf16: bool) -> float:

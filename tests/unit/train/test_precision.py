@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from scaledl.config import load_config
 from scaledl.data import Batch, DataSpec
+from scaledl.models.structure import Model, new_model
 from scaledl.tasks.model import task_around
-from scaledl.train.precision import resolve_precision
+from scaledl.train.precision import resolve_precision, runs_in_bf16
 
 pytestmark = pytest.mark.unit
 
@@ -24,6 +25,12 @@ class FailsInBf16(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.layer(x)
         return scores.masked_fill(scores.isnan(), torch.finfo(x.dtype).min)
+
+
+def test_a_teacher_that_fails_in_bf16_is_found_out() -> None:
+    sound = new_model(load_config(None, ["model.family=mlp"]).model, (4,), 2, seed=0)
+    assert runs_in_bf16(sound)
+    assert not runs_in_bf16(Model(FailsInBf16(), sound.structure))
 
 
 def test_a_model_that_fails_in_bf16_trains_in_fp32(capsys: pytest.CaptureFixture[str]) -> None:
