@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scaledl.config.registry import LOSSES
 from scaledl.config.schema import TaskConfig
+from scaledl.data.arrays import IGNORED
 from scaledl.tasks.classification import class_weights
 from scaledl.tasks.losses import bce, cross_entropy, focal, huber, loss_fn, mae, mean_over_samples, mse
 from scaledl.tasks.multilabel import label_weights
@@ -40,6 +41,23 @@ def test_cross_entropy() -> None:
     )
     weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
     torch.testing.assert_close(cross_entropy(LOGITS, CLASSES, TaskConfig(), weight), values * weight[CLASSES])
+
+
+@pytest.mark.parametrize("mask", [-1e4, float("-inf")])
+def test_smoothing_among_the_classes_that_are_possible(mask: float) -> None:
+    """As if the others were not there, whose share would add 0.3 / 6 * 10,000 to the loss of each sample."""
+    config, weight = TaskConfig(label_smoothing=0.3), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    masked = torch.cat([LOGITS, torch.full((6, 2), mask)], 1)
+    shares = F.one_hot(CLASSES, 4).float()
+    for targets, more in ((CLASSES, CLASSES), (shares, F.pad(shares, (0, 2)))):
+        for given in (None, weight):
+            expected = cross_entropy(LOGITS, targets, config, None if given is None else given[:4])
+            torch.testing.assert_close(cross_entropy(masked, more, config, given), expected)
+    steps, tags = masked.view(2, 3, 6).movedim(2, 1), CLASSES.view(2, 3).clone()
+    tags[0, 1] = IGNORED
+    expected = cross_entropy(LOGITS.view(2, 3, 4).movedim(2, 1), tags, config)
+    torch.testing.assert_close(cross_entropy(steps, tags, config), expected)
+    assert expected[0, 1] == 0
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from scaledl.config.schema import ExternalConfig
 from scaledl.errors import UsageError, require_extra
 from scaledl.runtime.signature import Inputs, Outputs
+from scaledl.runtime.tokens import IMPOSSIBLE
 
 PADDING_ID = 0
 SECONDS = 5.0  # that a server has to answer
-_IMPOSSIBLE = -1e4  # a logit
 # Of a config: where it came from, code and kernels to fetch, names of classes; and types that our precision decides.
 _LEFT_OUT = (
     *(
@@ -77,7 +77,7 @@ class TextModel(nn.Module):
         ours = logits.index_select(-1, self.order)
         if self.padding == self.moved:
             return ours
-        return torch.cat([torch.full_like(ours[..., :1], _IMPOSSIBLE), ours[..., 1:]], dim=-1)
+        return torch.cat([torch.full_like(ours[..., :1], IMPOSSIBLE), ours[..., 1:]], dim=-1)
 
 
 class ImageModel(nn.Module):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PADDING_ID = 0
+IMPOSSIBLE = -1e4  # a logit of a token that cannot come
 _AT_A_TIME = 4096  # texts; the library's own objects take much more memory than the ids
 
 

@@ -17,6 +17,7 @@ from scaledl.config.imported import import_named
 from scaledl.config.registry import LOSSES
 from scaledl.config.schema import TaskConfig
 from scaledl.data.arrays import IGNORED
+from scaledl.runtime.tokens import IMPOSSIBLE
 
 LossFn = Callable[[Tensor, Tensor, TaskConfig, Tensor | None], Tensor]
 
@@ -54,16 +55,39 @@ def mean_over_samples(values: Tensor, counted: Tensor | None = None) -> Tensor:
 def cross_entropy(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor | None = None) -> Tensor:
     """Logits [B, K, ...] against classes int64 [B, ...] or their shares float32 [B, K, ...] -> [B, ...].
 
-    Label smoothing (Szegedy et al. 2016) as the config says; `weight` [K] multiplies the value of each class.
+    Label smoothing (Szegedy et al. 2016) as the config says, among the classes that are possible; `weight` [K]
+    multiplies the value of each class.
     """
+    outputs = outputs.float()
+    if config.label_smoothing and has_impossible(outputs):
+        return _smoothed_among_possible(outputs, targets, config.label_smoothing, weight)
     return F.cross_entropy(
-        outputs.float(),
+        outputs,
         targets,
         weight,
         ignore_index=IGNORED,
         reduction="none",
         label_smoothing=config.label_smoothing,
     )
+
+
+def has_impossible(outputs: Tensor) -> bool:
+    """Whether a model masks classes: by logits of about `IMPOSSIBLE`, or of minus infinity."""
+    return bool((outputs < IMPOSSIBLE / 2).any())
+
+
+def _smoothed_among_possible(outputs: Tensor, targets: Tensor, smoothing: float, weight: Tensor | None) -> Tensor:
+    """Torch's own smoothing gives a masked class its share too, which adds thousands to the loss."""
+    possible = outputs >= IMPOSSIBLE / 2
+    outputs = outputs.clamp(min=IMPOSSIBLE)
+    hard = F.cross_entropy(outputs, targets, weight, ignore_index=IGNORED, reduction="none")
+    values = outputs.log_softmax(1) * possible
+    if weight is not None:
+        values = values * weight.view(-1, *[1] * (outputs.ndim - 2))
+    even = -values.sum(1) / possible.sum(1).clamp(min=1)
+    if not targets.is_floating_point():
+        even = even * (targets != IGNORED)
+    return (1 - smoothing) * hard + smoothing * even
 
 
 def focal(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor | None = None) -> Tensor:

@@ -36,6 +36,15 @@ def test_labels_are_smoothed_in_training_only():
     torch.testing.assert_close(task.eval().step(batch)["loss"], F.cross_entropy(logits, batch.y))
 
 
+def test_a_class_that_the_model_masks_gets_no_share_of_the_smoothing():
+    task, batch = make_task(), make_batch()
+    batch = batch._replace(y=batch.y.clamp(max=2))
+    with torch.no_grad():
+        task.model[1].bias[3] = -1e4
+    expected = F.cross_entropy(task(batch.x)[:, :3], batch.y, label_smoothing=0.2)
+    torch.testing.assert_close(task.train().step(batch)["loss"], expected)
+
+
 def test_figures_are_those_of_all_samples_however_they_are_cut():
     task, batch = make_task().eval(), make_batch()
     logits = task(batch.x)

@@ -56,7 +56,7 @@ class TaskConfig(Section):
     metrics: list[MetricName] = Field(
         default=[], max_length=32, description="Figures of each evaluation, besides the task's own."
     )
-    label_smoothing: Fraction = Field(default=0.0, description="Mass moved from the true class to all classes.")
+    label_smoothing: Fraction = Field(default=0.0, description="Mass moved from the true class to all possible ones.")
     class_weights: Literal["balanced"] | Annotated[list[PositiveFloat], Field(min_length=1)] | None = Field(
         default=None,
         description="Weight of each class in the training loss; balanced: by one over its share of the training split.",
