@@ -109,6 +109,12 @@ def test_somebodys_own_optimizer_may_use_every_key(monkeypatch: pytest.MonkeyPat
             "compress.stages.0.weight_decay",
             "null or 0 with ftrl",
         ),
+        (
+            ["trainer.gradient_clip=1", "trainer.gradient_clip_value=0.5"],
+            "trainer.gradient_clip_value",
+            "got 0.5; allowed: null with trainer.gradient_clip: gradients are clipped by their norm or by value; "
+            "change it or trainer.gradient_clip (command line)",
+        ),
         (["trainer.swa_lr_ratio=0.5"], "trainer.swa_lr_ratio", "null without trainer.swa_start"),
     ],
 )

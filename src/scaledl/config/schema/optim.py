@@ -205,6 +205,10 @@ def optim_conflicts(optimizer: OptimizerConfig, scheduler: SchedulerConfig, trai
     if trainer.swa_lr_ratio is not None and trainer.swa_start is None:
         allowed = "null without trainer.swa_start"
         found.append(Conflict("trainer.swa_lr_ratio", "trainer.swa_start", f"{trainer.swa_lr_ratio:g}", allowed))
+    if trainer.gradient_clip_value is not None and trainer.gradient_clip is not None:
+        allowed = "null with trainer.gradient_clip: gradients are clipped by their norm or by value"
+        value = f"{trainer.gradient_clip_value:g}"
+        found.append(Conflict("trainer.gradient_clip_value", "trainer.gradient_clip", value, allowed))
     if optimizer.sam_rho is not None and trainer.accumulate > 1:
         allowed = "1 with optimizer.sam_rho, which goes twice over a whole batch"
         found.append(Conflict("trainer.accumulate", "optimizer.sam_rho", str(trainer.accumulate), allowed))

@@ -60,7 +60,9 @@ class TrainerConfig(Section):
         default="auto", description="torch.compile. auto: where a run is long enough that a trial finds that it pays."
     )
     gradient_clip: PositiveFloat | None = Field(default=None, description="Largest global gradient norm.")
-    gradient_clip_value: PositiveFloat | None = Field(default=None, description="Largest entry of a gradient.")
+    gradient_clip_value: PositiveFloat | None = Field(
+        default=None, description="Largest entry of a gradient, instead of a largest norm."
+    )
     accumulate: int = Field(
         default=1, ge=1, le=4096, description="Micro-batches per optimizer step; a divisor of batch_size."
     )
