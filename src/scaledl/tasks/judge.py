@@ -27,11 +27,13 @@ class Judge(pl.LightningModule):
 
     Attributes:
         targets: the kinds of targets (`DataSpec.target`) that it can be learned from.
+        learns: what it learns of, for who tries it with other targets; empty where the kinds of them say it.
         kind: what the outputs mean.
         needs_augmentation: whether nothing can be learned from samples as they are.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset()
+    learns: ClassVar[str] = ""
     kind: ClassVar[OutputKind]
     needs_augmentation: ClassVar[bool] = False
 

@@ -53,7 +53,7 @@ def _check_target(task: type[Task], config: Config, spec: DataSpec) -> None:
     allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
     raise UsageError(
         f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
-        f"allowed for them: {allowed or 'none'}"
+        f"allowed for them: {allowed or 'none'}" + (f"; {config.task.name} learns {task.learns}" if task.learns else "")
     )
 
 

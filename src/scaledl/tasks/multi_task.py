@@ -55,6 +55,7 @@ class MultiTask(Task):
     """
 
     targets = frozenset({"numbers", "classes"})
+    learns = "several columns of each sample (data.prepare.targets), and nothing of its steps or pixels"
     kind: ClassVar[OutputKind] = "mixed"
     target_mean: Tensor
     target_std: Tensor
