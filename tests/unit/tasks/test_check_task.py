@@ -20,8 +20,8 @@ pytestmark = pytest.mark.unit
         (["task.name=regression"], r"task\.name: got regression, and the targets of data.source digits are 'class'"),
         (
             ["task.name=multi_task", "task.heads={a: {kind: class, columns: [a]}}"],
-            "got multi_task, .* are 'class'; allowed for them: .*classification.*; multi_task learns several columns of "
-            r"each sample \(data\.prepare\.targets\), and nothing of its steps or pixels",
+            "got multi_task, .* are 'class'; allowed for them: .*classification.*; multi_task learns several columns "
+            r"of each sample \(data\.prepare\.targets\), and nothing of its steps or pixels",
         ),
         (["task.name=transcription"], "got transcription, and the targets of data.source digits are 'class'"),
         (["task.name=language_modeling"], "are of modality image; allowed: texts"),
