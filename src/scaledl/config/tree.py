@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .schema import DEFAULT_FAMILY, MethodSection, OptimizerConfig, SchedulerConfig, Section
+from .schema import DEFAULT_FAMILY, DataConfig, MethodSection, OptimizerConfig, SchedulerConfig, Section
 
 MAX_DEPTH = 50
 MODEL = ("model",)
 STAGES = ("compress", "stages")
-METHODS: dict[tuple[str | int, ...], type[MethodSection]] = {
-    ("optimizer",): OptimizerConfig,
-    ("scheduler",): SchedulerConfig,
+# Sections in which one key decides which others are of use.
+DECIDED: dict[tuple[str | int, ...], tuple[str, type[MethodSection] | type[DataConfig]]] = {
+    ("data",): ("source", DataConfig),
+    ("optimizer",): ("name", OptimizerConfig),
+    ("scheduler",): ("name", SchedulerConfig),
 }
 
 Path = tuple[str | int, ...]
@@ -104,8 +106,8 @@ def tag_key(path: Path) -> str | None:
 def merge(lower: Node, upper: Node, path: Path = (), *, replace_tagged: bool = True) -> Node:
     """Lay one tree over another: mappings are merged, all else of the upper wins.
 
-    A model of another family, or a stage of another method, replaces what it lies on, and an optimizer or a schedule
-    of another name what only others have (unless `replace_tagged` is off).
+    A model of another family, or a stage of another method, replaces what it lies on, and an optimizer, a schedule or
+    a data source of another name what only others have (unless `replace_tagged` is off).
     """
     below, above = lower.value, upper.value
     if not isinstance(above, dict):
@@ -139,7 +141,8 @@ def index_of(key: str, items: list[Node]) -> int | None:
 
 
 def _foreign(above: dict[str, Node], path: Path) -> list[str]:
-    return METHODS[path].foreign(above["name"].value) if path in METHODS and "name" in above else []
+    key, section = DECIDED.get(path, ("", OptimizerConfig))
+    return section.foreign(above[key].value) if key in above else []
 
 
 def _changes_tag(below: dict[str, Node], above: dict[str, Node], tag: str | None) -> bool:

@@ -77,7 +77,7 @@ common: dict[str, st.SearchStrategy[Any]] = {
     "run.id": st.none() | names,
     "run.root": texts,
     "run.seed": st.integers(0, 2**31 - 1),
-    "data.root": st.none() | texts,
+    "data.stream.cache": st.none() | texts,
     "optimizer.lr": positive,
     "optimizer.betas": st.tuples(shares, shares),
     "trainer.channels_last": st.booleans() | st.just("auto"),
@@ -135,6 +135,6 @@ def test_every_line_is_known() -> None:
 
 def test_example_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text(dump_yaml(load_config(None, ["run.name=1e5", "data.root=no", "run.root=0o17"])))
+    path.write_text(dump_yaml(load_config(None, ["run.name=1e5", "data.stream.cache=no", "run.root=0o17"])))
     config = load_config(path)
-    assert (config.run.name, config.data.root, config.run.root) == ("1e5", "no", "0o17")
+    assert (config.run.name, config.data.stream.cache, config.run.root) == ("1e5", "no", "0o17")

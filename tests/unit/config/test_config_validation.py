@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from scaledl.config import Config, ConfigError, Problem, config_keys, load_config
+from scaledl.config import Config, ConfigError, Problem, config_keys, load_config, replace
 from scaledl.config.registry import OPTIMIZERS, SOURCES
 from scaledl.config.schema import CompressConfig, PruneConfig, PTQConfig, QATConfig, ResNetConfig, TrainerConfig
+from scaledl.config.schema.data import COME_WITH_SCIKIT_LEARN
 
 pytestmark = pytest.mark.unit
 
@@ -95,6 +96,23 @@ def test_bad_value_says_key_line_got_and_allowed(key: str, value: str, part: str
     problems = problems_of(f"# a comment\n{section}:\n  {name}: {value}\n")
     assert problems[0].startswith(f"{key} (x.yaml:3): {part}")
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize("source", sorted(COME_WITH_SCIKIT_LEARN))
+def test_what_a_source_has_no_use_for_is_refused(source: str) -> None:
+    [problem] = problems_of(f"data:\n  root: sets/x\n  source: {source}\n")
+    assert problem == (
+        f"data.root (x.yaml:2): got sets/x; allowed: null with data.source={source}, which comes with scikit-learn; "
+        "change it or data.source (x.yaml:3)"
+    )
+    [problem] = problems_of("data:\n  source: mnist\n  args: {a: 1}\n")
+    assert problem.startswith("data.args (x.yaml:3): got {'a': 1}; allowed: {} with data.source=mnist, which is no")
+
+
+def test_another_source_leaves_the_folder_of_the_old_one_behind() -> None:
+    old = replace(Config(), {"data": {"source": "ucr", "root": "sets/x"}})
+    roots = [replace(old, {"data.source": source}).data.root for source in ("iris", "mnist")]
+    assert roots == [None, "sets/x"]
 
 
 STAGES = [

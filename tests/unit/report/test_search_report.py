@@ -375,12 +375,12 @@ def test_a_thousand_trials_are_still_a_page(tmp_path: Path) -> None:
 
 
 def test_user_texts_are_shown_and_never_run(tmp_path: Path) -> None:
-    run, study = search(tmp_path, LR, f"tune.space.data.root={json.dumps([PAYLOAD, 'b'])}")
+    run, study = search(tmp_path, LR, f"tune.space.data.stream.cache={json.dumps([PAYLOAD, 'b'])}")
     rng = random.Random(8)
     for _ in range(8):
-        point = {"optimizer.lr": 10 ** rng.uniform(-4, -1), "data.root": rng.choice([PAYLOAD, "b"])}
+        point = {"optimizer.lr": 10 ** rng.uniform(-4, -1), "data.stream.cache": rng.choice([PAYLOAD, "b"])}
         add(study, point, (rng.random(),), curve={1: 0.5}, host=PAYLOAD)
-    add(study, {"optimizer.lr": 0.01, "data.root": PAYLOAD}, state="failed", error=PAYLOAD)
+    add(study, {"optimizer.lr": 0.01, "data.stream.cache": PAYLOAD}, state="failed", error=PAYLOAD)
     run.finish("failed", error=PAYLOAD)
     page = page_of(run, tmp_path)
     assert "script" not in {name for name, _ in page.tags}

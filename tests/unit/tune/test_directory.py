@@ -144,10 +144,10 @@ def test_the_search_that_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 # What comes of it
 
-TEXTS = {"data.root": "0o17", "run.name": "1e5"}  # YAML 1.1 and 1.2 do not agree on them
+TEXTS = {"data.stream.cache": "0o17", "run.name": "1e5"}  # YAML 1.1 and 1.2 do not agree on them
 
 
-@pytest.mark.parametrize("texts", [{}, TEXTS, {"data.root": "no", "run.name": "2026-11-26"}])
+@pytest.mark.parametrize("texts", [{}, TEXTS, {"data.stream.cache": "no", "run.name": "2026-11-26"}])
 def test_the_best_config_is_the_trials_own(tmp_path: Path, texts: dict[str, str]) -> None:
     space = {
         "optimizer.lr": {"loguniform": [1e-5, 1e-3]},

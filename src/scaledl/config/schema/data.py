@@ -19,6 +19,7 @@ from .base import (
     names_or_folder,
     registered,
 )
+from .conflict import Conflict
 
 SizeFactor = Annotated[float, Field(ge=0.1, le=10, allow_inf_nan=False)]
 AreaShare = Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)]
@@ -267,6 +268,9 @@ class StreamConfig(Section):
     )
 
 
+COME_WITH_SCIKIT_LEARN = frozenset({"digits", "iris", "wine", "breast_cancer", "diabetes"})
+
+
 class DataConfig(Section):
     source: Annotated[str, registered(SOURCES, or_own=True)] = Field(
         default="digits",
@@ -275,7 +279,7 @@ class DataConfig(Section):
         json_schema_extra=names_or_folder(SOURCES),
     )
     args: dict[str, Any] = Field(default={}, description="What a LightningDataModule of one's own is made with.")
-    root: str | None = Field(default=None, description="Folder of the source's files, where the source needs one.")
+    root: str | None = Field(default=None, description="Folder of the source's files, where the source has such.")
     download: bool = Field(default=True, description="Download when the files are not on this machine.")
     classes: list[ColumnName] = Field(
         default=[], max_length=100_000, description="Names of the classes that are used, in their new order; [] is all."
@@ -310,6 +314,12 @@ class DataConfig(Section):
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     stream: StreamConfig = Field(default_factory=StreamConfig)
 
+    @classmethod
+    def foreign(cls, source: object) -> list[str]:
+        """The keys of this section that a source has no use for."""
+        used = {"root": source not in COME_WITH_SCIKIT_LEARN, "args": isinstance(source, str) and ":" in source}
+        return [key for key, is_used in used.items() if not is_used]
+
     def samples(self) -> dict[str, Any]:
         """The keys that decide which samples there are, as plain values."""
         keys = {"source", "args", "root", "download", "classes", "limit", "val_fraction", "text"}
@@ -319,3 +329,13 @@ class DataConfig(Section):
     def word(self) -> str:
         """The source as part of a name."""
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.source).strip("-.")[:64]
+
+
+def data_conflicts(data: DataConfig) -> list[Conflict]:
+    """What the source has no use for."""
+    allowed = {
+        "root": f"null with data.source={data.source}, which comes with scikit-learn",
+        "args": f"{{}} with data.source={data.source}, which is no LightningDataModule of one's own",
+    }
+    keys = [key for key in DataConfig.foreign(data.source) if getattr(data, key)]
+    return [Conflict(f"data.{key}", "data.source", str(getattr(data, key)), allowed[key]) for key in keys]

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from .base import Direction, Section
 from .compress import CompressConfig
 from .conflict import Conflict
-from .data import AugmentConfig, DataConfig
+from .data import AugmentConfig, DataConfig, data_conflicts
 from .export import ExportConfig
 from .model import ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts, stage_conflicts
@@ -55,7 +55,7 @@ def conflicts(config: Config) -> list[Conflict]:
     >>> conflicts(Config())
     []
     """
-    found = _reversed_ranges(config.data.augment)
+    found = data_conflicts(config.data) + _reversed_ranges(config.data.augment)
     batch, accumulate = config.data.batch_size, config.trainer.accumulate
     if batch % accumulate:
         too_many = f"at most data.batch_size, which is {batch}: every micro-batch needs a sample"

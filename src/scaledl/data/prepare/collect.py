@@ -19,7 +19,7 @@ from scaledl.data.prepare.items import Collected, listed_label
 from scaledl.data.prepare.mask_folder import collect_masks, has_masks
 from scaledl.data.prepare.npz import collect_npz
 from scaledl.data.prepare.series import collect_series, is_archive_table
-from scaledl.data.prepare.sources import COLUMN_KEYS, is_pattern
+from scaledl.data.prepare.sources import COLUMN_KEYS, is_pattern, no_columns
 from scaledl.data.prepare.table import collect_table
 from scaledl.data.prepare.text import collect_text
 from scaledl.data.prepare.webdataset import collect_webdataset
@@ -40,6 +40,14 @@ KINDS: dict[str, Callable[[Path, PrepareConfig], Collected]] = {
 }
 _ROW_KEYS = {*COLUMN_KEYS, "delimiter", "missing", "categorical", "exclude"}
 _IMAGE_KEYS = {"size", "fit", "channels", "max_pixels", "min_side", "max_ratio", "near_distance"}
+_CALLED = {"image": "images", "table": "rows of a table", "text": "texts", "series": "series"}
+_OF_COLUMNS = ("categorical", "exclude")
+_WITHOUT_COLUMNS = {"image_folder": "a folder of images", "npz": "an .npz file"}
+_ONLY_FOR = {
+    **dict.fromkeys(sorted(_IMAGE_KEYS), ("image",)),
+    **{"near_duplicates": ("image", "text"), "near_similarity": ("text",), "delimiter": ("table", "text")},
+    **dict.fromkeys(("missing", *_OF_COLUMNS), ("table",)),
+}
 _SUFFIXES = {
     **{".npz": "npz", ".csv": "table", ".tsv": "table", ".parquet": "table", ".jsonl": "text", ".ts": "series"},
     **{".tar": "webdataset", ".arrow": "huggingface"},
@@ -59,7 +67,28 @@ def collect(source: Path, kind: str, config: PrepareConfig) -> Collected:
     except OSError as error:
         raise UsageError(f"{error.filename or source}: cannot be read: {error.strerror or error}") from error
     _check_names(source, collected)
+    _check_used(source, collected, config)
     return collected
+
+
+def _check_used(source: Path, collected: Collected, config: PrepareConfig) -> None:
+    """Raises UsageError for a key that is set and of no use for such a source."""
+    if what := _WITHOUT_COLUMNS.get(collected.kind):
+        no_columns(source, config, what)
+    default = PrepareConfig()
+    for key, modalities in _ONLY_FOR.items():
+        value = getattr(config, key)
+        used = collected.modality in modalities or (key in _OF_COLUMNS and _tells_columns(collected))
+        if not used and value != getattr(default, key) and (key, value) != ("near_duplicates", "keep"):
+            raise UsageError(
+                f"data.prepare.{key}: got {value!r}, but {source} holds {_CALLED[collected.modality]}; "
+                f"allowed: with {' and '.join(_CALLED[name] for name in modalities)}; fix: leave it out"
+            )
+
+
+def _tells_columns(collected: Collected) -> bool:
+    """Whether a column of texts was found among others."""
+    return (collected.kind, collected.modality) == ("huggingface", "text")
 
 
 def unused_keys(collected: Collected) -> set[str]:
