@@ -62,6 +62,10 @@ class Group:
     sizes: tuple[Size, ...]
     width: int = 1
 
+    @property
+    def channels(self) -> int:
+        return len(self.cuts[-1].index)
+
     def remove_(self, channels: list[int]) -> None:
         """Slice all tensors, in place, and set the sizes."""
         for cut in self.cuts:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scaledl.compress.groups import Group
-from scaledl.compress.prune_heads import head_groups, kind_of, stack_head_groups
+from scaledl.compress.prune_heads import block_head_groups, head_groups, kind_of, stack_head_groups
 from scaledl.compress.prune_mlps import mlp_groups
 from scaledl.runtime.signature import Inputs
 
@@ -20,12 +20,12 @@ _NOISE = 0.02  # in the copy: a table that is all zeros, or a layer that nothing
 def library_groups(module: nn.Module, inputs: Inputs) -> tuple[list[Group], list[Group], str]:
     """Those of heads and those of MLPs, and why there are none of heads: empty where there are."""
     mlps = [] if obstacle(module, mlp_groups, inputs) else list(mlp_groups(module))
-    why = obstacle(module, head_groups, inputs)
-    if not why:
-        return list(head_groups(module)), mlps, ""
-    if not obstacle(module, stack_head_groups, inputs):
-        return list(stack_head_groups(module)), mlps, ""
-    return [], mlps, why
+    reasons = []
+    for groups_fn in (head_groups, block_head_groups, stack_head_groups):
+        reasons.append(obstacle(module, groups_fn, inputs))
+        if not reasons[-1]:
+            return list(groups_fn(module)), mlps, ""
+    return [], mlps, reasons[0]
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def obstacle(module: nn.Module, groups_fn: GroupsFn, inputs: Inputs) -> str:
     x = x.double() if x.is_floating_point() else x
     groups = list(groups_fn(trial))
     if not groups:
-        return "none are of a kind that is known, with queries, keys and values of its own for each"
+        return "none is of a kind that is known, with queries, keys and values of its own"
     _disturb_(trial)
     for cut in (cut for group in groups for cut in group.cuts if cut.reads):
         cut.module.get_parameter(cut.name).index_fill_(cut.dim, cut.index[0], 0.0)
@@ -49,9 +49,9 @@ def obstacle(module: nn.Module, groups_fn: GroupsFn, inputs: Inputs) -> str:
             for group in some:
                 group.remove_([0])
             if not _equal(trial(x), expected):
-                return "without the first of each the others give something else"
+                return "a copy without the first of each gives other outputs"
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return f"without the first of each {type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        return f"a copy without the first of each fails ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
     return ""
 
 

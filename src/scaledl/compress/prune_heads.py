@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,13 +26,15 @@ _WIDTHS = ("all_head_size", "inner_dim", "hidden_size")
 
 
 def head_groups(module: nn.Module) -> Iterator[Group]:
-    """A group for each attention of several heads, all of which have queries, keys and values of their own.
+    """A group for each attention of several heads, all of which have queries, keys and values of their own."""
+    for _, group in _attentions(module):
+        yield group
 
-    What its heads have may lie in the block beside it, as in BEiT.
-    """
+
+def block_head_groups(module: nn.Module) -> Iterator[Group]:
+    """As `head_groups`, with what lies beside an attention in its block, as in BEiT."""
     for name, group in _attentions(module):
-        owner = module.get_submodule(name.rpartition(".")[0])
-        yield _joined([*_beside(owner, [group], len(group.cuts[-1].index)), group])
+        yield _joined([*_beside(module.get_submodule(name.rpartition(".")[0]), [group]), group])
 
 
 def stack_head_groups(module: nn.Module) -> Iterator[Group]:
@@ -42,10 +44,10 @@ def stack_head_groups(module: nn.Module) -> Iterator[Group]:
     """
     stacks: dict[tuple[str, int, int], list[Group]] = defaultdict(list)
     for name, group in _attentions(module):
-        stacks[kind_of(name), len(group.cuts[-1].index), group.width].append(group)
-    for (kind, heads, _), found in stacks.items():
-        owner = module.get_submodule(kind.partition(".*")[0].rpartition(".")[0])
-        yield _joined([*_beside(owner, found, heads), *found])
+        stacks[kind_of(name), group.channels, group.width].append(group)
+    for (kind, *_), found in stacks.items():
+        owner = kind.partition(".*")[0].rpartition(".")[0]
+        yield _joined([*_beside(module.get_submodule(owner), found), *found])
 
 
 def kind_of(name: str) -> str:
@@ -57,11 +59,11 @@ def kind_of(name: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
-def _beside(owner: nn.Module, attentions: Iterable[Group], heads: int) -> Iterator[Group]:
-    if isinstance(owner, nn.ModuleList):
-        return
+def _beside(owner: nn.Module, attentions: Sequence[Group]) -> Iterator[Group]:
+    """What other parts of `owner` keep for each head of these."""
     layers = {cut.module for group in attentions for cut in group.cuts}
-    yield from _for_each_head([child for child in owner.children() if layers.isdisjoint(child.modules())], heads)
+    others = [child for child in owner.children() if layers.isdisjoint(child.modules())]
+    yield from _for_each_head(others, attentions[0].channels)
 
 
 def _attentions(module: nn.Module) -> Iterator[tuple[str, Group]]:
@@ -115,13 +117,11 @@ def _biases(layer: nn.Module, heads: int, width: int) -> Iterator[Group]:
 def _for_each_head(parts: Iterable[nn.Module], heads: int) -> Iterator[Group]:
     """What layers and parameters within `parts` keep for each head, one value for each place."""
     for layer in (layer for part in parts for layer in part.modules()):
-        if isinstance(layer, nn.Linear):
-            if layer.out_features == heads:
-                yield _rows(layer, heads)
-        elif isinstance(layer, nn.Embedding):
-            if layer.embedding_dim == heads:
-                yield Group((Cut(layer, "weight", 1, one_each(heads)),), (Size(layer, "embedding_dim"),))
-        else:
+        if isinstance(layer, nn.Linear) and layer.out_features == heads:
+            yield _rows(layer, heads)
+        elif isinstance(layer, nn.Embedding) and layer.embedding_dim == heads:
+            yield Group((Cut(layer, "weight", 1, one_each(heads)),), (Size(layer, "embedding_dim"),))
+        elif not type(layer).__module__.startswith("torch."):
             yield from _tables(layer, heads)
 
 
