@@ -61,6 +61,8 @@ def train(config: Config, *, allow_changes: bool = False) -> Run:
     run = _training_run(config, name, id, allow_changes, start.parents)
     with reported_attempt(run, config):
         get_console().info(f"run {run.path}")
+        if data.note:
+            get_console().info(data.note)
         check_data(data, run, config)
         _take_over(run, config)
         run.update(data_fingerprint=data.spec.fingerprint, world_size=current_ranks().world_size)

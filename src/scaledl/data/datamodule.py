@@ -38,12 +38,16 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, eq=False)
 class DataModule:
-    """Training and validation split, the set's own test split, and what a model has to know about them."""
+    """Training and validation split, the set's own test split, and what a model has to know about them.
+
+    `note`: what whoever trains on them should know, too; "" is nothing.
+    """
 
     spec: DataSpec
     train: Arrays | Stream
     val: Arrays
     test: Arrays
+    note: str = ""
 
     def train_loader(
         self,
@@ -142,7 +146,7 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     splits = {"train": known, "val": held, "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids)}
     if raw.target == "numbers":
         _check_numbers(config.source, splits, raw.label_names)
-    return DataModule(_describe(config.source, splits, raw), **splits)
+    return DataModule(_describe(config.source, splits, raw), splits["train"], splits["val"], splits["test"])
 
 
 def _train_and_val(raw: RawData, config: DataConfig, seed: int) -> tuple[Arrays, Arrays]:
@@ -194,7 +198,8 @@ def _narrowed(data: DataModule, config: DataConfig, seed: int) -> DataModule:
     splits = {"train": train, **others}
     marked = fingerprint(splits, labels, data.spec.fingerprint)
     unlabeled = _unlabeled(train.labels, data.spec.target)
-    return DataModule(dataclasses.replace(data.spec, labels=labels, fingerprint=marked, unlabeled=unlabeled), **splits)
+    spec = dataclasses.replace(data.spec, labels=labels, fingerprint=marked, unlabeled=unlabeled)
+    return DataModule(spec, train, others["val"], others["test"], data.note)
 
 
 def _unlabeled(labels: Tensor, target: Target) -> int:

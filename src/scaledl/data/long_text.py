@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scaledl.config.schema import TextConfig
+from scaledl.data.windows import Windows, in_a_file
 from scaledl.errors import UsageError
-from scaledl.run.files import storage_errors
 from scaledl.runtime.tokens import PADDING_ID, token_ids
 
 if TYPE_CHECKING:
@@ -84,22 +83,19 @@ def windows(text: LongText, tokenizer: Tokenizer, config: TextConfig, where: str
     They overlap in memory, where only what somebody looks at is: the tokens are in a file that has no name any more.
     `tokenizer`: one that cuts nothing yet. Raises UsageError for fewer than two tokens.
     """
-    with storage_errors(Path(tempfile.gettempdir()), "tokens of a text"), tempfile.TemporaryFile() as file:
-        count = 0
+    tiles, count = Windows.of(config, config.max_length), 0
+
+    def blocks() -> Iterator[NDArray[np.int32]]:
+        nonlocal count
         for tokens in _tokens(text, tokenizer):
-            file.write(tokens.data)
             count += len(tokens)
+            yield tokens
         if count < 2:
             raise UsageError(f"{where} split has {count} tokens; allowed: at least 2")
-        length = config.max_length
-        stride = max(1, length - 1) if config.stride == "auto" else config.stride
-        number = 1 + min(-(-max(0, count - length) // stride), (count - 2) // stride)
-        size = (number - 1) * stride + length
-        file.write(np.full(max(0, size - count), PADDING_ID, np.int32).data)
-        file.flush()
-        # Copy on write: torch knows no read-only tensors, and pages that are only read stay those of the file.
-        mapped: NDArray[Any] = np.memmap(file, np.int32, "c", shape=(size,))
-    return torch.from_numpy(mapped).unfold(0, length, stride)
+        yield np.full(max(0, tiles.size(count) - count), PADDING_ID, np.int32)
+
+    mapped = torch.from_numpy(in_a_file(blocks()))[: tiles.size(count)]
+    return mapped.unfold(0, tiles.length, tiles.stride)
 
 
 def _tokens(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:

@@ -19,11 +19,10 @@ from scaledl.data.stream.place import Place, build_stream, open_place
 from scaledl.data.stream.split import Stream
 from scaledl.data.table_features import features_of
 from scaledl.data.tags import tags_of_tokens
-from scaledl.data.text import text_spec, tokenize
+from scaledl.data.text import cut_off, in_windows, text_spec, windowed
 from scaledl.errors import UsageError
 from scaledl.run.files import sha256_file
 from scaledl.runtime.columns import TableColumn, order_of
-from scaledl.runtime.tokens import encode
 
 
 def load_prepared(config: DataConfig) -> DataModule:
@@ -96,22 +95,23 @@ def _check_filled(place: Place, document: dict[str, Any]) -> None:
 def _of_texts(place: Place, document: dict[str, Any], config: DataConfig) -> DataModule:
     """Tokenised as `data.text` says: the set itself has texts."""
     in_arrays, stream = _opened(place, document, config, ("labels", "ids"))
-    labels = {split: mapped(place, split, "labels", document) for split in in_arrays}
+    labels, ids = ({split: mapped(place, split, part, document) for split in in_arrays} for part in ("labels", "ids"))
     found = {split: texts(place, split, document) for split in in_arrays}
-    tagged = target_of(document) == "tags"
+    target = target_of(document)
     if stream is not None:
-        stream, tokenizer, length = with_tokens(stream, config.text, tagged=tagged)
-        tokens = {split: encode(tokenizer, found[split], length) for split in in_arrays}
+        stream, tokenized = with_tokens(stream, found, config.text, target)
     else:
-        tokens, tokenizer = tokenize(found, config.text)
-        length = tokens["train"].shape[1]
-    if tagged:
+        tokenized = (
+            windowed(found, config.text) if in_windows(config.text, target) else cut_off(found, config.text, target)
+        )
+    if target == "tags":
+        tokenizer, length = tokenized.tokenizer, tokenized.inputs["val"].shape[1]
         labels = {split: tags_of_tokens(tokenizer, found[split], labels[split], length) for split in in_arrays}
-    splits = {split: Arrays(tokens[split], labels[split], mapped(place, split, "ids", document)) for split in in_arrays}
-    known = document["fingerprint"] if stream is not None else ""
-    spec = text_spec(place.name, splits, tuple(document["labels"]), target_of(document), tokenizer, known)
+    splits = {split: tokenized.arrays(split, labels[split], ids[split]) for split in in_arrays}
+    known = "" if stream is None else f"{document['fingerprint']}{config.text.stride if tokenized.has_windows else ''}"
+    spec = text_spec(place.name, splits, tuple(document["labels"]), target, tokenized.tokenizer, known)
     spec = dataclasses.replace(spec, **_target(document))
-    return DataModule(spec, stream or splits["train"], splits["val"], splits["test"])
+    return DataModule(spec, stream or splits["train"], splits["val"], splits["test"], tokenized.note)
 
 
 def _with_features(arrays: Arrays, columns: Sequence[TableColumn], *, codes: bool) -> Arrays:

@@ -69,7 +69,7 @@ def _read(place: Path) -> DataModule:
     spec = DataSpec.from_dict(json.loads((place / "spec.json").read_bytes()))
     strides = json.loads((place / "strides.json").read_bytes())
     splits = {split: Arrays(*(_mapped(place, f"{split}-{part}", strides) for part in _PARTS)) for split in _SPLITS}
-    return DataModule(spec, **splits)
+    return DataModule(spec, splits["train"], splits["val"], splits["test"])
 
 
 def _mapped(place: Path, name: str, strides: dict[str, list[int]]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from scaledl.data.long_text import LongText, windows
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.sources import find_files
 from scaledl.data.tokenizer import build_tokenizer, moved_id, set_length, vocabulary_of
+from scaledl.data.windows import ANOTHER, Tokens, Windows, at_a_time
 from scaledl.errors import UsageError
 from scaledl.runtime.tokens import PADDING_ID, encode
 
@@ -43,7 +45,96 @@ def load_text(config: DataConfig) -> DataModule:
         splits[split] = Arrays(inputs, torch.zeros(len(inputs), dtype=torch.int64), ids)
         first += len(inputs)
     set_length(tokenizer, config.text.max_length)
-    return DataModule(text_spec(root.stem, splits, (), "none", tokenizer), **splits)
+    return DataModule(
+        text_spec(root.stem, splits, (), "none", tokenizer), splits["train"], splits["val"], splits["test"]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenized:
+    """Texts of every split as a model's inputs.
+
+    Attributes:
+        inputs: int32 [N, T].
+        texts: of windows, the number of the text that each is of, int64 [N]; else None.
+        numbers: of windows, their own numbers in the text.
+        tokenizer: cuts and pads to T.
+        note: what became of texts that are longer; "" where none is.
+    """
+
+    inputs: Mapping[str, Tensor]
+    tokenizer: Tokenizer
+    note: str = ""
+    texts: Mapping[str, Tensor] | None = None
+    numbers: Mapping[str, Tensor] | None = None
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether some text has several."""
+        return self.numbers is not None and (bool(self.note) or any(bool(one.any()) for one in self.numbers.values()))
+
+    def arrays(self, split: str, labels: Tensor, ids: Tensor) -> Arrays:
+        """`labels`, `ids`: of the split's texts."""
+        if self.texts is None or self.numbers is None:
+            return Arrays(self.inputs[split], labels, ids)
+        texts, numbers = self.texts[split], self.numbers[split]
+        return Arrays(self.inputs[split], labels[texts], ids[texts] + ANOTHER * numbers)
+
+
+def in_windows(config: TextConfig, target: Target) -> bool:
+    """Whether texts of more tokens than a sample become windows. Raises UsageError for targets that cannot be."""
+    if config.overlong == "windows" and target == "tags":
+        raise UsageError(
+            "data.text.overlong: got windows, and the words of a text have tags, which are learned from whole texts; "
+            "allowed: auto, cut; fix: raise data.text.max_length, or prepare shorter texts"
+        )
+    return config.overlong == "windows" or (config.overlong == "auto" and target == "none")
+
+
+def windowed(texts: Mapping[str, Sequence[str]], config: TextConfig) -> Tokenized:
+    """As `tokenize`, but that of texts of more tokens all of them are in windows."""
+    tokenizer = build_tokenizer(texts["train"], config)
+    tokens = {split: Tokens.of(texts[split], tokenizer) for split in texts}
+    set_length(tokenizer, config.max_length)
+    length = length_of(int(tokens["train"].sizes.max()), config)
+    set_length(tokenizer, length)
+    windows = Windows.of(config, length)
+    found = {split: tokens[split].cut(windows) for split in texts}
+    inputs, places, numbers = ({split: parts[i] for split, parts in found.items()} for i in range(3))
+    note = windows.note(tokens["train"].sizes)
+    return Tokenized(inputs, tokenizer, note, places, numbers)
+
+
+def cut_off(texts: Mapping[str, Sequence[str]], config: TextConfig, target: Target) -> Tokenized:
+    """As `tokenize`, with a note on what is lost."""
+    inputs, tokenizer = tokenize(texts, config)
+    return Tokenized(inputs, tokenizer, lost_note(tokenizer, texts["train"], inputs["train"], target))
+
+
+def length_of(longest: int, config: TextConfig) -> int:
+    """Tokens of a sample, where the longest training text has so many."""
+    return max(1, min(longest, config.max_length))
+
+
+def lost_note(
+    tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, target: Target, what: str = "training texts"
+) -> str:
+    """What the tokenizer cut off, when it made `tokens`, int32 [N, T], of texts; "" where it is nothing."""
+    length, special = tokens.shape[1], tokenizer.num_special_tokens_to_add(is_pair=False)
+    full = (texts[row] for row in (tokens[:, -1] != PADDING_ID).nonzero().flatten().tolist())
+    cut = lost = 0
+    for some in at_a_time(full):
+        for one in tokenizer.encode_batch_fast(some):
+            cut += bool(one.overflowing)
+            lost += sum(sum(part.attention_mask) - special for part in one.overflowing)
+    if not cut:
+        return ""
+    share = lost / (int((tokens != PADDING_ID).sum()) + lost)
+    fix = "" if target == "tags" else ", data.text.overlong=windows all"
+    return (
+        f"texts: {cut:,} of {len(texts):,} {what} have more than {length:,} tokens and are cut there, which loses "
+        f"{100 * share:.2g} % of all tokens; data.text.max_length keeps more of them{fix}"
+    )
 
 
 def tokenize(texts: Mapping[str, Sequence[str]], config: TextConfig) -> tuple[dict[str, Tensor], Tokenizer]:

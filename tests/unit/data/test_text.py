@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import uuid
 from pathlib import Path
@@ -18,6 +19,7 @@ from scaledl.config import load_config
 from scaledl.config.schema import AugmentConfig, DataConfig, PrepareConfig
 from scaledl.data import DataModule, build_data, normalize
 from scaledl.data.prepare.run import prepare
+from scaledl.data.windows import ANOTHER
 from scaledl.errors import UsageError
 from scaledl.runtime.tokens import encode, parse_tokenizer
 
@@ -258,6 +260,128 @@ def test_the_spec_of_a_long_text_encodes_a_prompt(tmp_path: Path) -> None:
     [row] = encode(parse_tokenizer(data.spec.tokenizer, "spec"), ["line"], 16).tolist()
     assert row[:4] == data.train.inputs[0, :4].tolist()
     assert row[4:] == [0] * 12
+
+
+WORDS = [3, 90, 7, 40, 200] * 8  # of each text
+BOOKS = [" ".join(f"w{book}x{word % 40}" for word in range(count)) for book, count in enumerate(WORDS)]
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts without labels, most of them long."""
+    return written_books(tmp_path_factory.mktemp("books"), target="none")
+
+
+def written_books(place: Path, **settings: Any) -> Path:
+    rows = [{"text": text, **({} if "target" in settings else {"label": "ab"[i % 2]})} for i, text in enumerate(BOOKS)]
+    write(place / "books.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    prepare(place / "books.jsonl", place / "set", PrepareConfig(text="text", near_duplicates="keep", **settings))
+    return place / "set"
+
+
+def as_said(data: DataModule, split: str) -> dict[int, list[int]]:
+    """Of each text, by its id, the tokens that its windows say, one after the other."""
+    arrays, found = getattr(data, split), {}
+    for id, row in sorted(zip(arrays.ids.tolist(), arrays.inputs.tolist(), strict=True)):
+        text, number = id % ANOTHER, id // ANOTHER
+        tokens = [token for token in row if token]
+        assert (number > 0) == (text in found)
+        if number:
+            assert found[text][-1] == tokens[0], "it begins with the last token of the one before"
+        found.setdefault(text, []).extend(tokens[number > 0 :])
+    return found
+
+
+def test_prepared_texts_without_labels_lose_nothing(books: Path) -> None:
+    data = load(books, max_length=16)
+    whole = load(books, max_length=4096)
+    assert (data.spec.in_shape, whole.spec.in_shape) == ((16,), (200,))
+    assert data.spec.vocabulary == whole.spec.vocabulary
+    known: set[int] = set()
+    for split in ("train", "val", "test"):
+        found = as_said(data, split)
+        assert found == {
+            id: [token for token in row if token]
+            for id, row in zip(getattr(whole, split).ids.tolist(), getattr(whole, split).inputs.tolist(), strict=True)
+        }
+        ids = getattr(data, split).ids.tolist()
+        assert len(known | set(ids)) == len(known) + len(ids)
+        known |= set(ids)
+    long = sum(len(tokens) > 16 for tokens in as_said(data, "train").values())
+    assert data.note == (
+        f"texts: {long} of {len(whole.train)} training texts have more than 16 tokens and become windows, 15 tokens "
+        f"apart: {len(data.train)} samples"
+    )
+    assert whole.note == ""
+
+
+@pytest.mark.parametrize("stride", [1, 5, 16, 40])
+def test_windows_of_a_prepared_text_are_those_of_the_same_text_by_itself(tmp_path: Path, stride: int) -> None:
+    for split in ("train", "val", "test"):
+        (tmp_path / "one" / split).mkdir(parents=True)
+        (tmp_path / "all").mkdir(exist_ok=True)
+        for place in (tmp_path / f"one/{split}/book.txt", tmp_path / f"all/{split}.txt"):
+            write(place, f"{split} " + BOOKS[1])
+    prepare(tmp_path / "one", tmp_path / "set", PrepareConfig(target="none", near_duplicates="keep"))
+    keys = {"tokenizer": "byte", "max_length": 16, "stride": stride}
+    prepared, direct = load(tmp_path / "set", **keys), load(tmp_path / "all", "text", **keys)
+    for split in ("train", "val", "test"):
+        assert torch.equal(getattr(prepared, split).inputs, getattr(direct, split).inputs)
+
+
+def test_a_tokenizer_that_begins_and_ends_texts_does_so_once(books: Path, tmp_path: Path) -> None:
+    from tokenizers import processors
+
+    tokenizer = parse_tokenizer(load(books, max_length=4096).spec.tokenizer, "spec")
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.save(str(tmp_path / "own.json"))
+    data = load(books, tokenizer=str(tmp_path / "own.json"), max_length=16)
+    for tokens in as_said(data, "train").values():
+        assert [tokens[0], tokens[-1]] == [number for _, number in ends]
+        assert not set(tokens[1:-1]) & {number for _, number in ends}
+
+
+def test_windows_are_resumed_exactly_on_other_ranks(books: Path) -> None:
+    data = load(books, max_length=16)
+    whole = epoch(data, 64)
+    assert whole.keys() == set(data.train.ids.tolist())
+    state = {"epoch": 0, "consumed": 20, "n": len(data.train), "seed": 3, "global_batch": 10}
+    rest: dict = {}
+    for rank in range(3):
+        rest |= epoch(data, 7, state=state, rank=rank, world_size=3)
+    assert rest.keys() == set(list(whole)[20:])
+    assert same(whole, rest)
+    assert load(books, max_length=16).spec.fingerprint == data.spec.fingerprint
+
+
+def test_texts_with_labels_are_cut_unless_windows_are_asked_for(tmp_path: Path) -> None:
+    folder = written_books(tmp_path)
+    cut, whole = load(folder, max_length=16), load(folder, max_length=4096)
+    assert torch.equal(cut.train.inputs, whole.train.inputs[:, :16])
+    lost = int((whole.train.inputs[:, 16:] != 0).sum())
+    share = f"{100 * lost / int((whole.train.inputs != 0).sum()):.2g} %"
+    long = int((whole.train.inputs[:, 16] != 0).sum())
+    assert cut.note == (
+        f"texts: {long} of {len(cut.train)} training texts have more than 16 tokens and are cut there, which loses "
+        f"{share} of all tokens; data.text.max_length keeps more of them, data.text.overlong=windows all"
+    )
+    assert whole.note == ""
+    windows = load(folder, max_length=16, overlong="windows")
+    labels = dict(zip(whole.train.ids.tolist(), whole.train.labels.tolist(), strict=True))
+    assert len(windows.train) > len(cut.train)
+    for id, label in zip(windows.train.ids.tolist(), windows.train.labels.tolist(), strict=True):
+        assert label == labels[id % ANOTHER]
+
+
+def test_words_with_tags_are_not_cut_up(tmp_path: Path) -> None:
+    lines = [f"{word} {'N' if word[0] == 'n' else 'O'}" for word in ("nine", "cats", "and", "ninety", "dogs")]
+    write(tmp_path / "s.conll", "\n\n".join("\n".join([*lines, f"x{i} O"]) for i in range(40)) + "\n")
+    prepare(tmp_path / "s.conll", tmp_path / "set", PrepareConfig(near_duplicates="keep"))
+    assert load(tmp_path / "set", max_length=4).note.endswith("data.text.max_length keeps more of them")
+    with pytest.raises(UsageError, match=r"data\.text\.overlong: got windows.*tags.*allowed: auto, cut; fix:"):
+        load(tmp_path / "set", overlong="windows")
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

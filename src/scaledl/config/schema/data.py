@@ -237,13 +237,18 @@ class TextConfig(Section):
         default=128,
         ge=1,
         le=65_536,
-        description="Tokens of a sample: what is longer is cut off, what is shorter padded. Fewer where no training "
-        "text has so many.",
+        description="Tokens of a sample: what is longer is cut off, or cut into windows (data.text.overlong), what is "
+        "shorter padded. Fewer where no training text has so many.",
+    )
+    overlong: Literal["auto", "windows", "cut"] = Field(
+        default="auto",
+        description="What becomes of a prepared text of more tokens: windows of it, samples with its label, or its "
+        "beginning alone. auto: windows where texts have no labels, for language models.",
     )
     stride: Annotated[int, Field(ge=1, le=65_536)] | Auto = Field(
         default="auto",
-        description="Tokens from one window of a text file (data.source=text) to the next. auto: max_length - 1, so "
-        "that every token but the first is predicted once from those before it.",
+        description="Tokens from one window of a text to the next. auto: max_length - 1, so that every token but the "
+        "first is predicted once from those before it.",
     )
     test_fraction: OpenFraction = Field(
         default=0.1, description="Share at the end of a text file that is the test split; val_fraction comes before it."

@@ -171,7 +171,7 @@ def _kind_of_pattern(source: Path) -> str:
 
 
 def _kind_of_file(path: Path, config: PrepareConfig) -> str:
-    if is_fortunes(path):
+    if is_fortunes(path) or path.suffix.lower() == ".txt":
         return "text"
     return "huggingface" if is_hub(path) else _by_suffix(path, config)
 

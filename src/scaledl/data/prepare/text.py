@@ -31,6 +31,12 @@ def collect_text(source: Path, config: PrepareConfig) -> Collected:
         return collected_texts(source, *read_fortunes(source))
     if source.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
         return _collect_folder(source, config)
+    if source.suffix.lower() == ".txt":
+        raise UsageError(
+            f"{source}: is one text, which is no data set; allowed: a folder of texts, or a file with one in each row "
+            f"({', '.join(SUFFIXES)}); fix: a language model learns from a text as it is: scaledl train "
+            f"data.source=text data.root={source} model.family=gpt task.name=language_modeling"
+        )
     files = find_files(source, SUFFIXES)
     items: list[Item] = []
     dropped: list[Dropped] = []

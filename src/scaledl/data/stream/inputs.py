@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scaledl.config.schema import TextConfig
+from scaledl.data.arrays import Target
 from scaledl.data.stored import Field
 from scaledl.data.stream.samples import gathered, texts_of
-from scaledl.data.stream.shard import Shard
+from scaledl.data.stream.shard import NUMBERS, TEXTS, Shard
 from scaledl.data.stream.split import Stream
 from scaledl.data.table_features import features_of
 from scaledl.data.tags import tags_of_tokens
+from scaledl.data.text import Tokenized, in_windows, length_of, lost_note
 from scaledl.data.tokenizer import build_tokenizer, set_length
+from scaledl.data.windows import Tokens, Windows, whole_texts
 from scaledl.runtime.columns import TableColumn
-from scaledl.runtime.tokens import PADDING_ID, encode
+from scaledl.runtime.tokens import PADDING_ID, encode, parse_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,8 +47,16 @@ class StreamTexts:
     def parts(self) -> Iterator[list[str]]:
         """Some thousand at a time."""
         for shard in self._stream.shards():
-            for rows in torch.arange(len(shard)).split(_AT_A_TIME):
-                yield shard.texts(rows)
+            yield from _parts(shard)
+
+    def by_shard(self) -> Iterator[Iterator[str]]:
+        """Those of one shard after the other."""
+        for shard in self._stream.shards():
+            yield (text for part in _parts(shard) for text in part)
+
+
+def _parts(shard: Shard) -> Iterator[list[str]]:
+    return (shard.texts(rows) for rows in torch.arange(len(shard)).split(_AT_A_TIME))
 
 
 def with_features(stream: Stream, columns: Sequence[TableColumn], in_shape: tuple[int, ...], *, codes: bool) -> Stream:
@@ -56,17 +69,31 @@ def with_features(stream: Stream, columns: Sequence[TableColumn], in_shape: tupl
     return _with(stream, inputs=inputs, inputs_fn=features)
 
 
-def with_tokens(stream: Stream, config: TextConfig, *, tagged: bool) -> tuple[Stream, Tokenizer, int]:
-    """Texts as token ids, and a tag for each token where words have one; the tokenizer, and how many tokens a sample
-    has: as `tokenize` gives them of the same texts.
+def with_tokens(
+    stream: Stream, texts: Mapping[str, Sequence[str]], config: TextConfig, target: Target
+) -> tuple[Stream, Tokenized]:
+    """Texts as token ids, and a tag for each token where words have one; and those of the other splits: as `cut_off`
+    and `windowed` give them of the same texts.
 
-    Shards are read before training begins: all of them for a tokenizer that is made of the texts, then as many as it
-    takes to see a text of `max_length` tokens.
+    Shards are read before training begins: all of them for a tokenizer that is made of the texts, and for windows,
+    else as many as it takes to see a text of `max_length` tokens.
+
+    Args:
+        texts: of the splits that are in memory.
     """
-    texts = StreamTexts(stream)
-    tokenizer = build_tokenizer(texts, config)
+    into_windows = in_windows(config, target)
+    tokenizer = build_tokenizer(StreamTexts(stream), config)
+    if into_windows:
+        return _in_windows(stream, texts, tokenizer, config)
+    return _cut_off(stream, texts, tokenizer, config, target)
+
+
+def _cut_off(
+    stream: Stream, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer, config: TextConfig, target: Target
+) -> tuple[Stream, Tokenized]:
+    streamed = StreamTexts(stream)
     set_length(tokenizer, config.max_length)
-    length = _longest(tokenizer, texts, config.max_length)
+    length = _longest(tokenizer, streamed, config.max_length)
     set_length(tokenizer, length)
 
     def tokens(shards: Sequence[Shard], rows: Sequence[Tensor]) -> Tensor:
@@ -75,10 +102,66 @@ def with_tokens(stream: Stream, config: TextConfig, *, tagged: bool) -> tuple[St
     def tags(shards: Sequence[Shard], rows: Sequence[Tensor]) -> Tensor:
         return tags_of_tokens(tokenizer, texts_of(shards, rows), gathered(shards, rows, "labels"), length)
 
-    made = _with(stream, inputs=Field("tokens", np.dtype(np.int32), (length,)), inputs_fn=tokens)
-    if tagged:
+    made = _with(stream, inputs=_tokens_of(length), inputs_fn=tokens)
+    if target == "tags":
         made = _with(made, labels=Field("tags", np.dtype(np.int64), (length,)), labels_fn=tags)
-    return made, tokenizer, length
+    first = next(streamed.parts())
+    what = "training texts" if len(first) == len(stream) else f"texts (the first of {len(stream):,} for training)"
+    note = lost_note(tokenizer, first, encode(tokenizer, first, length), target, what)
+    return made, Tokenized({split: encode(tokenizer, texts[split], length) for split in texts}, tokenizer, note)
+
+
+def _in_windows(
+    stream: Stream, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer, config: TextConfig
+) -> tuple[Stream, Tokenized]:
+    whole = parse_tokenizer(tokenizer.to_str(), "data.text.tokenizer")  # what set_length changes is the other one
+    sizes = [torch.tensor([len(one) for one in whole_texts(part, whole)]) for part in StreamTexts(stream).by_shard()]
+    set_length(tokenizer, config.max_length)
+    length = length_of(max(int(of_shard.max()) for of_shard in sizes), config)
+    set_length(tokenizer, length)
+    windows = Windows.of(config, length)
+    counts = [windows.count(of_shard).int() for of_shard in sizes]
+    made = _with(stream, inputs=_tokens_of(length), inputs_fn=_WindowsOfTexts(whole, windows))
+    made = dataclasses.replace(
+        made, opened_fn=lambda number, shard: shard.cut_up_(counts[number]), sizes=[int(one.sum()) for one in counts]
+    )
+    others = {split: Tokens.of(texts[split], whole).cut(windows) for split in texts}
+    inputs, places, numbers = ({split: parts[i] for split, parts in others.items()} for i in range(3))
+    return made, Tokenized(inputs, tokenizer, windows.note(torch.cat(sizes)), places, numbers)
+
+
+class _WindowsOfTexts:
+    """Tokens of windows. Texts that have several are kept as tokens for as long as their shard is open."""
+
+    def __init__(self, whole: Tokenizer, windows: Windows) -> None:
+        self._whole, self._windows = whole, windows
+        self._kept: WeakKeyDictionary[Shard, dict[int, NDArray[np.int32]]] = WeakKeyDictionary()
+
+    def __call__(self, shards: Sequence[Shard], rows: Sequence[Tensor]) -> Tensor:
+        parts = [self._of_shard(shard, part) for shard, part in zip(shards, rows, strict=True)]
+        return torch.from_numpy(np.concatenate(parts))
+
+    def _of_shard(self, shard: Shard, rows: Tensor) -> NDArray[np.int32]:
+        texts, numbers = (shard.parts[part][rows].tolist() for part in (TEXTS, NUMBERS))
+        tokens = self._tokens(shard, texts)
+        found = np.full((len(rows), self._windows.length), PADDING_ID, np.int32)
+        for row, text, number in zip(found, texts, numbers, strict=True):
+            begin = number * self._windows.stride
+            window = tokens[text][begin : begin + self._windows.length]
+            row[: len(window)] = window
+        return found
+
+    def _tokens(self, shard: Shard, texts: Sequence[int]) -> dict[int, NDArray[np.int32]]:
+        """Of each text all of them."""
+        kept = self._kept.setdefault(shard, {})
+        new = sorted(set(texts) - kept.keys())
+        found = dict(zip(new, whole_texts(shard.texts(torch.tensor(new)), self._whole), strict=True)) if new else {}
+        kept |= {text: tokens for text, tokens in found.items() if len(tokens) > self._windows.length}
+        return {**found, **{text: kept[text] for text in texts if text in kept}}
+
+
+def _tokens_of(length: int) -> Field:
+    return Field("tokens", np.dtype(np.int32), (length,))
 
 
 def _longest(tokenizer: Tokenizer, texts: StreamTexts, most: int) -> int:

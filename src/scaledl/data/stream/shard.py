@@ -22,13 +22,13 @@ from torch import Tensor
 from scaledl.data.arrays import IGNORED
 from scaledl.data.stored import BYTES, OFFSETS, Field, Form
 from scaledl.data.stream.cache import FEWER
+from scaledl.data.windows import ANOTHER, places_of
 from scaledl.errors import UsageError
 
 POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14: maps all pages; what cannot be read is an error, not a SIGBUS
 _HWPOISON = 133
 AGAIN = "fix: copy it again from where it was made, or prepare the data again with --force"
-
-
+TEXTS, NUMBERS = "texts", "numbers"  # of windows: the rows of their texts, and their own numbers in these
 _NAMES = {"int64": "I64", "float32": "F32", "int16": "I16", "uint8": "U8"}  # as the format calls them
 
 
@@ -115,6 +115,12 @@ class Shard:
             return [content[begin:end].tobytes().decode() for begin, end in places]
         except UnicodeDecodeError as error:
             raise UsageError(f"{self._path}: holds a text that is no UTF-8; {AGAIN}") from error
+
+    def cut_up_(self, counts: Tensor) -> None:
+        """Its samples become windows of its texts, so many of each, int [N]; with its label, and an id of their own."""
+        texts, numbers = places_of(counts)
+        ids, labels = (self.parts[part][texts] for part in ("ids", "labels"))
+        self.parts |= {"ids": ids + ANOTHER * numbers, "labels": labels, TEXTS: texts, NUMBERS: numbers}
 
     def _check_labels(self, form: Form) -> None:
         labels = self.parts["labels"]

@@ -29,6 +29,8 @@ class Stream:
         find_fn: a shard's file -> its path on this machine, fetched if need be, and what keeps it there while open.
         spread: shards that are shuffled among each other at a time.
         ahead: shards that are opened before their turn.
+        opened_fn: makes other samples of what was opened; and
+        sizes: how many there are in each shard then. None: its rows.
     """
 
     files: Sequence[ShardFile]
@@ -37,6 +39,8 @@ class Stream:
     find_fn: Callable[[ShardFile], tuple[Path, IO[bytes] | None]]
     spread: int
     ahead: int
+    opened_fn: Callable[[int, Shard], None] | None = None
+    sizes: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return self._size
@@ -46,15 +50,18 @@ class Stream:
         return sum(self.counts)
 
     @cached_property
-    def counts(self) -> list[int]:
+    def counts(self) -> Sequence[int]:
         """Samples of each shard."""
-        return [file.rows for file in self.files]
+        return self.sizes if self.sizes is not None else [file.rows for file in self.files]
 
     def open(self, number: int) -> Shard:
         """Raises UsageError for a shard that is missing, damaged, or cannot be fetched."""
         file = self.files[number]
         path, held = self.find_fn(file)
-        return Shard(path, file, self.form, held)
+        shard = Shard(path, file, self.form, held)
+        if self.opened_fn is not None:
+            self.opened_fn(number, shard)
+        return shard
 
     def reader(self, seed: int, epoch: int, *, shuffle: bool = True) -> Reader:
         """Close it after use."""

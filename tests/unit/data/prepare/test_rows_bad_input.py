@@ -164,6 +164,7 @@ def test_lists_of_labels(tmp_path: Path, rows: list[dict[str, Any]], settings: d
         ("t.ts", HEAD + CASES, {"label": "y"}, "data.prepare.label: got 'y', but .* has no columns"),
         ("N_TEST.ts", HEAD + CASES, {}, "no file of the training split"),
         ("t.xyz", "x", {}, "no source that is known by its name"),
+        ("t.txt", "x", {}, "is one text, which is no data set; .*; fix: .* scaledl train data.source=text data.root="),
     ],
 )
 def test_texts_and_series(

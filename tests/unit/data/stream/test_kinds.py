@@ -83,6 +83,17 @@ def texts(**settings: Any) -> Source:
     return write
 
 
+def long_texts(**settings: Any) -> Source:
+    """Of up to 150 words, many of which are several windows."""
+
+    def write(folder: Path) -> tuple[Path, dict[str, Any]]:
+        rows = [{"text": " ".join(words(i) * (1 + i % 13)) + f" {i}", "label": "ab"[i % 2]} for i in range(COUNT)]
+        (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return folder / "source.jsonl", {"text": "text", "near_duplicates": "keep", **settings}
+
+    return write
+
+
 def tagged(folder: Path) -> tuple[Path, dict[str, Any]]:
     lines = []
     for i in range(COUNT):
@@ -118,6 +129,8 @@ SOURCES: dict[str, Source] = {
     "texts of classes": texts(),
     "texts of nothing": texts(target="none"),
     "texts with tags": tagged,
+    "long texts of nothing": long_texts(target="none"),
+    "long texts of classes": long_texts(),
 }
 AUGMENTS: dict[str, dict[str, Any]] = {
     "images of classes": {"crop": 1, "flip": True, "brightness": 0.2, "cutout": 0.3},
@@ -207,6 +220,55 @@ def test_tokenizers_are_those_of_arrays(
     assert stream.spec.tokenizer == arrays.spec.tokenizer
     assert stream.spec.in_shape == arrays.spec.in_shape
     assert stream.class_counts() == arrays.class_counts()
+    check_same_batches(stream, arrays, AugmentConfig())
+
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "long texts of nothing": {"max_length": 12},
+    "long texts of classes": {"max_length": 12, "overlong": "windows", "stride": 5},
+}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_long_texts_are_those_of_arrays(
+    made: Callable[[str], tuple[Path, Path]], name: str, num_workers: int
+) -> None:
+    stream, arrays = (data_of(folder, text=WINDOWS[name]) for folder in made(name))
+    assert len(stream.train) == len(arrays.train) > len(data_of(made(name)[0]).train)
+    assert stream.spec.in_shape == arrays.spec.in_shape == (12,)
+    assert stream.note == arrays.note
+    assert "become windows" in stream.note
+    assert stream.class_counts() == arrays.class_counts()
+    for part in ("inputs", "labels", "ids"):
+        assert torch.equal(getattr(stream.val, part), getattr(arrays.val, part))
+    check_same_batches(stream, arrays, AugmentConfig(), num_workers)
+    check_same_batches(stream, arrays, AugmentConfig.model_validate({"text": {"mask": 0.2}}), num_workers)
+
+
+def test_windows_of_a_stream_are_resumed_exactly_on_other_ranks(made: Callable[[str], tuple[Path, Path]]) -> None:
+    data = data_of(made("long texts of nothing")[0], text={"max_length": 12})
+    first = [data.train_loader(16, AugmentConfig(), 5, rank=rank, world_size=2) for rank in range(2)]
+    begun = [next(batches) for batches in map(iter, first) for _ in range(1)]
+    later = [data.train_loader(10, AugmentConfig(), 5, rank=rank, world_size=3, num_workers=rank) for rank in range(3)]
+    for one in later:
+        one.load_state_dict(first[0].state_dict())
+    seen = [id for batch in [*begun, *(batch for one in later for batch in one)] for id in batch.ids.tolist()]
+    assert sorted(seen) == sorted(data.train.ids.tolist())
+
+
+def test_windows_are_in_the_fingerprint_of_a_stream(made: Callable[[str], tuple[Path, Path]]) -> None:
+    folder = made("long texts of nothing")[0]
+    keys: list[dict[str, Any]] = [{}, {"max_length": 12}, {"max_length": 12, "stride": 5}, {"max_length": 4096}]
+    marks = [data_of(folder, text=text).spec.fingerprint for text in (*keys, *keys)]
+    assert marks[:4] == marks[4:]
+    assert len(set(marks)) >= 3
+
+
+def test_a_stream_that_cuts_texts_says_so(made: Callable[[str], tuple[Path, Path]]) -> None:
+    stream, arrays = (data_of(folder, text={"max_length": 12}) for folder in made("long texts of classes"))
+    assert "texts (the first of 86 for training) have more than 12 tokens and are cut there" in stream.note
+    assert "of 86 training texts have more than 12 tokens" in arrays.note
     check_same_batches(stream, arrays, AugmentConfig())
 
 
