@@ -94,14 +94,20 @@ def kill_within_an_epoch(folder: Path, *arguments: str) -> int:
     return max(positions(folder / "runs/a/killed"))
 
 
-@pytest.mark.parametrize(("workers", "later"), [(0, 0), (2, 0), (0, 2)])
-def test_a_run_killed_within_an_epoch_ends_with_the_same_bits(place: Path, workers: int, later: int) -> None:
-    source = "data.source=./set"
-    whole = run_command(place, *TRAIN, source, "run.id=whole")
+@pytest.mark.parametrize(
+    ("workers", "later", "key"),
+    [
+        *((0, 0, "run.seed=0"), (2, 0, "run.seed=0"), (0, 2, "run.seed=0")),
+        *((0, 2, "data.sampling=balanced"), (2, 0, "task.name=contrastive")),
+    ],
+)
+def test_a_run_killed_within_an_epoch_ends_with_the_same_bits(place: Path, workers: int, later: int, key: str) -> None:
+    keys = "data.source=./set", key
+    whole = run_command(place, *TRAIN, *keys, "run.id=whole")
     assert whole.code == 0, whole.err
-    step = kill_within_an_epoch(place, source, "run.id=killed", f"data.num_workers={workers}")
+    step = kill_within_an_epoch(place, *keys, "run.id=killed", f"data.num_workers={workers}")
     assert step % STEPS
-    done = run_command(place, *TRAIN, source, "run.id=killed", f"data.num_workers={later}", "--allow-changes")
+    done = run_command(place, *TRAIN, *keys, "run.id=killed", f"data.num_workers={later}", "--allow-changes")
     assert done.code == 0, done.err
     assert weights(place, "killed") == weights(place, "whole")
 

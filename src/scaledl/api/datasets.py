@@ -147,6 +147,7 @@ def audit(run: Run, splits: list[str], *, trust: bool = False) -> tuple[list[Sus
     """
     from scaledl.api.results import data_of
     from scaledl.data.audit import doubted, probabilities
+    from scaledl.data.windows import ANOTHER
     from scaledl.models.structure import load_model
 
     config = run.config
@@ -168,7 +169,7 @@ def audit(run: Run, splits: list[str], *, trust: bool = False) -> tuple[list[Sus
         for row, label, confidence in doubted(shares, arrays.labels):
             id = int(arrays.ids[row])
             given = data.spec.labels[int(arrays.labels[row])]
-            suspects.append(Suspect(id, split, given, data.spec.labels[label], confidence, keys.get(id, "")))
+            suspects.append(Suspect(id, split, given, data.spec.labels[label], confidence, keys.get(id % ANOTHER, "")))
     return sorted(suspects, key=lambda one: (-one.confidence, one.id)), looked_at
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import Literal, Unpack
 
@@ -29,7 +30,7 @@ from scaledl.data.raw import check_raw
 from scaledl.data.split import plain_split, stratified_split
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.split import Stream
-from scaledl.data.subset import check_classes, narrow, subset
+from scaledl.data.subset import check_classes, narrow, narrow_stream, subset
 from scaledl.errors import UsageError
 from scaledl.runtime.columns import TableColumn
 
@@ -99,7 +100,7 @@ class DataModule:
         if self.spec.target in ("numbers", "none"):
             return ()
         found = self._split(split)
-        if isinstance(found, Stream):  # whose labels need not be in memory all at once
+        if isinstance(found, Stream) and not found.has_index:  # labels need not be in memory all at once
             counts = sum(self._counted(found.samples.labels_of(shard)) for shard in found.shards())
         else:
             counts = self._counted(found.labels)
@@ -186,17 +187,17 @@ def _narrowed(data: DataModule, config: DataConfig, seed: int) -> DataModule:
     """A set that has its own splits, with `data.classes` only and `data.limit` of each in training."""
     if not config.classes and config.limit is None:
         return data
-    if isinstance(data.train, Stream):
-        raise UsageError(
-            f"data.classes, data.limit: {data.spec.source} is streamed from shards; allowed: with a set in arrays "
-            "(data.prepare.shard_mb=0)"
-        )
     check_classes(data.spec.target, config)
-    labels = tuple(config.classes) or data.spec.labels
-    train = narrow(data.train, data.spec.labels, labels, config.limit, seed)
-    others = {name: narrow(split, data.spec.labels, labels) for name, split in (("val", data.val), ("test", data.test))}
-    splits = {"train": train, **others}
-    marked = fingerprint(splits, labels, data.spec.fingerprint)
+    known, labels = data.spec.labels, tuple(config.classes) or data.spec.labels
+    others = {name: narrow(split, known, labels) for name, split in (("val", data.val), ("test", data.test))}
+    train: Arrays | Stream
+    if isinstance(data.train, Stream):
+        train = narrow_stream(data.train, known, labels, config.limit, seed)
+        chosen = hashlib.sha256(train.ids.sort().values.numpy().data).hexdigest()
+        marked = fingerprint(others, labels, data.spec.fingerprint + chosen)
+    else:
+        train = narrow(data.train, known, labels, config.limit, seed)
+        marked = fingerprint({"train": train, **others}, labels, data.spec.fingerprint)
     unlabeled = _unlabeled(train.labels, data.spec.target)
     spec = dataclasses.replace(data.spec, labels=labels, fingerprint=marked, unlabeled=unlabeled)
     return DataModule(spec, train, others["val"], others["test"], data.note)

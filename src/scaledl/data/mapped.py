@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import weakref
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scaledl.data.prepare.store import array_name, npy_size
-from scaledl.data.stored import BYTES, OFFSETS, field_of
+from scaledl.data.stored import BYTES, INDEX, OFFSETS, field_of
 from scaledl.data.stream.place import Place
+from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
 
 _AGAIN = "fix: prepare the data again with --force"
@@ -26,7 +28,25 @@ def mapped(place: Place, split: str, part: str, document: dict[str, Any], count:
     """
     dtype, expected = _stored(split, part, document, count)
     sha256 = document["splits"][split]["sha256"][part]
-    path, held = place.find(array_name(split, part), npy_size(dtype, expected), sha256)
+    return _loaded(place, array_name(split, part), dtype, expected, sha256)
+
+
+def with_index(stream: Stream, place: Place, document: dict[str, Any]) -> Stream:
+    """It knows ids and labels without its shards, where the set was made with such an index."""
+    about = document["splits"]["train"]
+    if INDEX not in about:
+        return stream
+
+    def index() -> tuple[Tensor, Tensor]:
+        found = _loaded(place, array_name("train", INDEX), np.dtype(np.int64), (about["rows"], 2), about[INDEX])
+        ids, labels = found.T.contiguous()
+        return ids, labels
+
+    return dataclasses.replace(stream, index_fn=index)
+
+
+def _loaded(place: Place, name: str, dtype: np.dtype[Any], expected: tuple[int, ...], sha256: str) -> Tensor:
+    path, held = place.find(name, npy_size(dtype, expected), sha256)
     try:
         # Copy on write: torch knows no read-only tensors, and pages that are only read stay those of the file.
         values: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)

@@ -10,7 +10,7 @@ from typing import Any
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import Arrays, DataSpec
 from scaledl.data.datamodule import DataModule, in_shape_of
-from scaledl.data.mapped import mapped, stored_size, texts
+from scaledl.data.mapped import mapped, stored_size, texts, with_index
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.store import hashes
 from scaledl.data.stored import INPUTS, target_of
@@ -70,7 +70,8 @@ def _opened(
     in_arrays = [split for split in SPLITS if not (streamed and split == "train")]
     size = sum(stored_size(split, part, document) for split in in_arrays for part in parts)
     if streamed:
-        return in_arrays, build_stream(place, document, config, size)
+        stream = build_stream(place, document, config, size)
+        return in_arrays, with_index(stream, place, document)
     place.check((), 0, size)
     return in_arrays, None
 

@@ -18,6 +18,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 INPUTS = {"image": "images", "table": "features", "series": "series"}  # the part that a model sees
 BYTES, OFFSETS = "bytes", "offsets"  # of texts: all of them one behind the other, and where each begins
+INDEX = "index"  # of a training split in shards, where samples have classes: id and label of each, int64 [N, 2]
 _DTYPES = {
     **{"images": np.uint8, "features": np.float32, "series": np.float32},
     **{BYTES: np.uint8, OFFSETS: np.int64, "lengths": np.int64, "ids": np.int64},
@@ -51,17 +52,19 @@ class Form:
         fields: in the order in which they lie there: what takes more bytes first, so that all are aligned.
         target: what the labels are.
         num_classes: labels that are whole numbers are below it.
+        unlabeled: whether some have no class.
     """
 
     fields: tuple[Field, ...]
     target: Target
     num_classes: int
+    unlabeled: bool = False
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Form:
         parts = dict.fromkeys(("ids", "labels", *PARTS[document["modality"]]))
         fields = sorted((field_of(part, document) for part in parts), key=lambda field: -field.dtype.itemsize)
-        return cls(tuple(fields), target_of(document), len(document["labels"]))
+        return cls(tuple(fields), target_of(document), len(document["labels"]), bool(document.get("unlabeled")))
 
     @property
     def row_bytes(self) -> int:

@@ -11,6 +11,7 @@ from scaledl.config.nearest import nearest
 from scaledl.config.schema import DataConfig
 from scaledl.data.arrays import NO_CLASS, Arrays, RawData
 from scaledl.data.hashing import SUBSET, generator
+from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
 
 
@@ -59,6 +60,19 @@ def narrow(
     return dataclasses.replace(found, labels=_counted_anew(found.labels, numbers))
 
 
+def narrow_stream(
+    stream: Stream, known: tuple[str, ...], names: tuple[str, ...], limit: int | None, seed: int
+) -> Stream:
+    """The same of a training split in shards: the samples that are drawn of arrays.
+
+    Raises UsageError where what is left lies in too many shards for the cache.
+    """
+    numbers = _numbers(names, known)
+    rows = _rows(stream.labels[stream.by_id], numbers, limit, seed, unlabeled=len(names) == len(known))
+    places = stream.by_id[rows].sort().values
+    return stream.keeping(places, _counted_anew(stream.labels[places], numbers), _places(numbers))
+
+
 def _narrowed(
     inputs: Tensor, labels: Tensor, known: tuple[str, ...], names: tuple[str, ...], limit: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
@@ -82,9 +96,14 @@ def _rows(labels: Tensor, numbers: list[int], limit: int | None, seed: int, *, u
 
 
 def _counted_anew(labels: Tensor, numbers: list[int]) -> Tensor:
-    places = torch.full((max(numbers) + 2,), NO_CLASS)  # the last one is that of NO_CLASS
+    return _places(numbers)[labels]
+
+
+def _places(numbers: list[int]) -> Tensor:
+    """Of labels up to the largest of these what they become, int64; the last one is that of NO_CLASS."""
+    places = torch.full((max(numbers) + 2,), NO_CLASS)
     places[torch.tensor(numbers)] = torch.arange(len(numbers))
-    return places[labels]
+    return places
 
 
 def _numbers(names: tuple[str, ...], known: tuple[str, ...]) -> list[int]:

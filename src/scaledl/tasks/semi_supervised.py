@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaledl.config.schema import AugmentConfig, TaskConfig
-from scaledl.data import Arrays, Batch, DataModule, DataSpec
+from scaledl.data import Batch, DataModule, DataSpec
 from scaledl.data.arrays import NO_CLASS
 from scaledl.data.hashing import hash_ids, hash_key, uniform
 from scaledl.data.position import PositionedLoader
@@ -39,9 +39,7 @@ class SemiSupervisedTask(ClassificationTask):
 
     def prepare(self, data: DataModule) -> None:
         """Raises UsageError where no label is left."""
-        if isinstance(data.train, Arrays):
-            labeled = self._is_labeled(data.train.ids, data.train.labels)
-            self._labeled_share = float(labeled.double().mean())
+        self._labeled_share = float(self._is_labeled(data.train.ids, data.train.labels).double().mean())
         if not self._labeled_share:
             raise UsageError(
                 f"task.unlabeled_fraction: got {self.config.unlabeled_fraction:g}, and no sample is left with a label; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Unpack
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from scaledl.config.schema import AugmentConfig
 from scaledl.data import Arrays, BatchLoader, DataModule, DataSpec
+from scaledl.data.augment import check_augment
 from scaledl.data.hashing import hash_key
-from scaledl.data.loader import build_samples_fn
+from scaledl.data.loader import SamplesFn, build_samples_fn
 from scaledl.data.position import LoaderOptions, PositionedLoader
+from scaledl.data.stream.loader import StreamLoader
+from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
 from scaledl.tasks.judge import Split
 
@@ -36,16 +40,50 @@ class PairedLoader(BatchLoader):
         **options: Unpack[LoaderOptions],
     ) -> None:
         super().__init__(arrays, spec, batch_size, **options)
-        seed = options.get("seed", 0)
-        first = build_samples_fn(arrays, spec, augments[0], seed)
-        second = build_samples_fn(arrays, spec, augments[1], hash_key(seed, SECOND_VIEW))
+        self._samples_fn = _both(arrays, spec, augments, self._seed, fixed=fixed)
 
-        def both(rows: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-            epoch = 0 if fixed else epoch
-            x, y = first(rows, ids, epoch)
-            return torch.cat([x, second(rows, ids, epoch)[0]]), y
 
-        self._samples_fn = both
+class PairedStreamLoader(StreamLoader):
+    """The same of shards: both views are of the samples that a batch was filled with."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        spec: DataSpec,
+        batch_size: int,
+        augments: tuple[AugmentConfig, AugmentConfig],
+        *,
+        fixed: bool = False,
+        **options: Unpack[LoaderOptions],
+    ) -> None:
+        super().__init__(stream, spec, batch_size, **options)
+        for augment in augments:
+            check_augment(augment, spec.modality, spec.target, codes=bool(spec.categories))
+        self._augments, self._fixed = augments, fixed
+
+    @cached_property
+    def _samples_fn(self) -> SamplesFn:
+        return _both(self._room, self._spec, self._augments, self._seed, fixed=self._fixed, changing=True)
+
+
+def _both(
+    arrays: Arrays,
+    spec: DataSpec,
+    augments: tuple[AugmentConfig, AugmentConfig],
+    seed: int,
+    *,
+    fixed: bool,
+    changing: bool = False,
+) -> SamplesFn:
+    first = build_samples_fn(arrays, spec, augments[0], seed, changing=changing)
+    second = build_samples_fn(arrays, spec, augments[1], hash_key(seed, SECOND_VIEW), changing=changing)
+
+    def both(rows: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        epoch = 0 if fixed else epoch
+        x, y = first(rows, ids, epoch)
+        return torch.cat([x, second(rows, ids, epoch)[0]]), y
+
+    return both
 
 
 def paired_loader(
@@ -58,16 +96,13 @@ def paired_loader(
     fixed: bool = False,
     **options: Unpack[LoaderOptions],
 ) -> PositionedLoader:
-    """Both views of a split. Raises UsageError for a data set in shards."""
-    arrays = {"train": data.train, "val": data.val, "test": data.test}[split]
-    if not isinstance(arrays, Arrays):
-        raise UsageError(
-            f"task.name: got {task}, which needs two views of each sample, and data.source {data.spec.source} is in "
-            "shards; allowed: a set prepared with data.prepare.shard_mb=0"
-        )
+    """Both views of a split. Raises UsageError for augmentation that mixes samples."""
+    found = {"train": data.train, "val": data.val, "test": data.test}[split]
     if any(augment.mixup or augment.cutmix for augment in augments):
         raise UsageError(
             f"data.augment.mixup, data.augment.cutmix: on, and task.name={task} sees each sample by itself, twice; "
             "allowed: 0"
         )
-    return PairedLoader(arrays, data.spec, batch_size, augments, fixed=fixed, **options)
+    if isinstance(found, Stream):
+        return PairedStreamLoader(found, data.spec, batch_size, augments, fixed=fixed, **options)
+    return PairedLoader(found, data.spec, batch_size, augments, fixed=fixed, **options)

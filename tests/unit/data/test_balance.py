@@ -98,10 +98,9 @@ def test_what_has_no_classes_is_refused() -> None:
     spec = DataSpec("test", (2,), ("x",), (0.0, 0.0), (1.0, 1.0), "", target="numbers")
     with pytest.raises(UsageError, match=r"data\.sampling: got balanced, and the targets of test are 'numbers'"):
         loader(spec=spec)
-    images = DataSpec("test", (1, 2, 2), ("a", "b"), (0.0,), (1.0,), "")
     stream = Stream([], (2, 2, 1), 2, lambda file: None, 1, 0)  # type: ignore[arg-type,return-value]
-    with pytest.raises(UsageError, match=r"data\.sampling: got balanced with a data set in shards"):
-        StreamLoader(stream, images, 4, shuffle=True, sampling="balanced")
+    with pytest.raises(UsageError, match=r"data\.sampling: got balanced, and the targets of test are 'numbers'"):
+        StreamLoader(stream, spec, 4, shuffle=True, sampling="balanced")
 
 
 def test_the_config_names_it() -> None:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from scaledl.data.arrays import Target
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.shards import shard_files
+from scaledl.data.stored import INDEX
 from scaledl.run.files import is_sha256
 
 _DIMENSIONS = {"image": 3, "table": 1, "series": 2}  # of `in_shape`
@@ -45,7 +46,7 @@ def _is_split(split: Any, parts: Sequence[str]) -> bool:
         return False
     hashes = split.get("sha256")
     if "shards" in split:
-        return hashes is None
+        return hashes is None and (INDEX not in split or is_sha256(split[INDEX]))
     return isinstance(hashes, dict) and hashes.keys() == set(parts) and all(map(is_sha256, hashes.values()))
 
 

@@ -23,11 +23,11 @@ from scaledl.data.prepare.layout import (
     Layout,
     check_dropped,
     check_rare,
-    check_shards_have_labels,
     class_counts,
     described,
     dropped_counts,
     lay_out,
+    write_index,
     write_layout,
 )
 from scaledl.data.prepare.masks import Masks, ShapedMasks, read_masks
@@ -70,7 +70,6 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
     )
     check_rare(layout.dropped, dropped, len(collected.items) + len(collected.dropped), config)
     numbers, dropped = numbers[layout.kept], [*dropped, *layout.dropped]
-    check_shards_have_labels(layout, config)
     layout = settled_layout(layout, numbers)
     grey = config.channels == "auto" and bool(decoded.looks[:, 2].all())
     shape = (target.height, target.width, 1 if grey else target.channels)
@@ -174,7 +173,8 @@ def _save(
     shards = {}
     if places.in_shards:
         ids, form = layout.ids("train"), Form.of(document)
-        shards["shards"] = write_shards(out, parts, ids, form, config.shard_mb, config.seed)
+        shards["shards"], order = write_shards(out, parts, ids, form, config.shard_mb, config.seed)
+        write_index(out, layout, order)
     counted = histogram(layout.rows["train"], gather)
     mean, std = _statistics(counted)
     classes = shaped.counts if shaped else class_counts(layout)

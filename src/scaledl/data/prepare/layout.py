@@ -18,6 +18,7 @@ from scaledl.data.prepare.items import SPLITS, Dropped, Item
 from scaledl.data.prepare.split import counts
 from scaledl.data.prepare.store import write_array, write_lists
 from scaledl.data.prepare.targets import Labelled
+from scaledl.data.stored import INDEX
 from scaledl.errors import UsageError
 
 SplitFn = Callable[[NDArray[np.int64], Sequence[Item], tuple[str, ...]], NDArray[np.str_]]
@@ -142,6 +143,14 @@ def write_layout(out: Path, layout: Layout, dropped: Sequence[Dropped], in_array
     write_lists(out, listed, dropped)
 
 
+def write_index(out: Path, layout: Layout, order: NDArray[np.int64]) -> None:
+    """Of classes: id and label of every training sample, int64 [N, 2], in the order in which they lie in shards. So
+    some of them can be chosen without all shards being read."""
+    if layout.target == "class":
+        columns = layout.ids("train"), layout.labels[layout.members("train")]
+        write_array(out, "train", INDEX, np.stack([column[order] for column in columns], 1))
+
+
 def described(layout: Layout) -> dict[str, Any]:
     """What the document says of the targets; of classes it says nothing of its kind."""
     target = layout.target
@@ -213,12 +222,3 @@ def check_dropped(dropped: Sequence[Dropped], total: int, config: PrepareConfig)
 def check_rare(left: Sequence[Dropped], dropped: Sequence[Dropped], total: int, config: PrepareConfig) -> None:
     """As `check_dropped`, with those besides that were left out because of their class."""
     check_dropped([*dropped, *(one for one in left if one.reason.startswith(_RARE))], total, config)
-
-
-def check_shards_have_labels(layout: Layout, config: PrepareConfig) -> None:
-    """Raises UsageError for classes that are missing in what is to be streamed."""
-    if config.shard_mb and layout.target == "class" and layout.unlabeled:
-        raise UsageError(
-            f"data.prepare.shard_mb: got {config.shard_mb}, and {layout.unlabeled:,} training samples have no label, "
-            "which is learned from in arrays only; allowed: 0, or data.prepare.unlabeled=drop"
-        )

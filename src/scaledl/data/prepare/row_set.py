@@ -23,11 +23,11 @@ from scaledl.data.prepare.layout import (
     arrays_of,
     check_dropped,
     check_rare,
-    check_shards_have_labels,
     class_counts,
     described,
     dropped_counts,
     lay_out,
+    write_index,
     write_layout,
 )
 from scaledl.data.prepare.shards import write_shards
@@ -102,7 +102,6 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     late = [*late, *layout.dropped]
     check_rare(late, dropped, len(collected.items) + len(collected.dropped), config)
     numbers, dropped = numbers[layout.kept], [*dropped, *late]
-    check_shards_have_labels(layout, config)
     measured = content.measure(layout, numbers)
     clear(out)
     in_arrays = arrays_of(layout, config)
@@ -129,7 +128,9 @@ def _shards(out: Path, content: Content, layout: Layout, form: Form, config: Pre
         return {**content.parts(layout, members[rows]), "labels": layout.labels[members[rows]]}
 
     sizes = content.sizes(layout, members)
-    return write_shards(out, parts, layout.ids("train"), form, config.shard_mb, config.seed, sizes)
+    shards, order = write_shards(out, parts, layout.ids("train"), form, config.shard_mb, config.seed, sizes)
+    write_index(out, layout, order)
+    return shards
 
 
 def _laid_out(found: Labelled, items: Sequence[Item], groups: NDArray[np.int64], config: PrepareConfig) -> Layout:

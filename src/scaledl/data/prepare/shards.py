@@ -34,8 +34,9 @@ def write_shards(
     megabytes: int,
     seed: int,
     lengths: NDArray[np.int64] | None = None,
-) -> list[dict[str, Any]]:
-    """Write all samples in an order that is a hash of their ids; returns what the document says of the shards.
+) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    """Write all samples in an order that is a hash of their ids; returns what the document says of the shards, and the
+    order: rows of the split as they lie in them, int64 [N].
 
     Args:
         ids: int64 [N].
@@ -48,10 +49,11 @@ def write_shards(
         parts = np.array_split(order, -(-len(ids) // max(1, limit // form.row_bytes)))
     else:
         parts = list(_cut(order, form.row_bytes + lengths[order], limit))
-    return [
+    files = [
         _write(folder / f"train-{number:05d}.safetensors", form, {"ids": ids[rows], **rows_fn(rows)}).to_dict()
         for number, rows in enumerate(parts)
     ]
+    return files, order
 
 
 def _cut(order: NDArray[np.int64], sizes: NDArray[np.int64], limit: int) -> Iterator[NDArray[np.int64]]:

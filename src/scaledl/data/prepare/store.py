@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scaledl.data.prepare.document import broken_fields
 from scaledl.data.prepare.images import Pixels
 from scaledl.data.prepare.items import SPLITS, Dropped, Item, listed_label
-from scaledl.data.stored import PARTS
+from scaledl.data.stored import INDEX, PARTS
 from scaledl.errors import UsageError
 from scaledl.run.files import atomic_file, atomic_json, sha256_file
 
@@ -101,6 +101,7 @@ def clear(folder: Path) -> None:
     (folder / DOCUMENT).unlink(missing_ok=True)
     for name in {array_name(split, part) for split in SPLITS for parts in PARTS.values() for part in parts}:
         (folder / name).unlink(missing_ok=True)
+    (folder / array_name("train", INDEX)).unlink(missing_ok=True)
     for path in folder.glob(SHARDS):
         path.unlink()
 
@@ -131,6 +132,8 @@ def finish(folder: Path, document: dict[str, Any], rows: Mapping[str, int]) -> d
         splits["train"] = {"rows": rows["train"], "shards": shards}
     meaning = [document[name] for name in ("labels", "columns", "target", "target_classes") if name in document]
     text = json.dumps([splits, *meaning], sort_keys=True)
+    if shards and document.get("target", "class") == "class":  # it repeats what is in the shards
+        splits["train"][INDEX] = sha256_file(folder / array_name("train", INDEX))
     whole = {"format": FORMAT, **document, "splits": splits, "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
     atomic_json(folder / DOCUMENT, whole, "data set")
     return whole
@@ -148,6 +151,7 @@ def hashes(document: dict[str, Any]) -> dict[str, str]:
     for split, about in document["splits"].items():
         found |= {array_name(split, part): hash for part, hash in about.get("sha256", {}).items()}
         found |= {shard["name"]: shard["sha256"] for shard in about.get("shards", ())}
+        found |= {array_name(split, INDEX): about[INDEX]} if INDEX in about else {}
     return found
 
 

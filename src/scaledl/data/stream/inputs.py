@@ -22,7 +22,7 @@ from scaledl.data.table_features import features_of
 from scaledl.data.tags import tags_of_tokens
 from scaledl.data.text import Tokenized, in_windows, length_of, lost_note
 from scaledl.data.tokenizer import build_tokenizer, set_length
-from scaledl.data.windows import Tokens, Windows, whole_texts
+from scaledl.data.windows import ANOTHER, Tokens, Windows, places_of, whole_texts
 from scaledl.runtime.columns import TableColumn
 from scaledl.runtime.tokens import PADDING_ID, encode, parse_tokenizer
 
@@ -123,11 +123,19 @@ def _in_windows(
     counts = [windows.count(of_shard).int() for of_shard in sizes]
     made = _with(stream, inputs=_tokens_of(length), inputs_fn=_WindowsOfTexts(whole, windows))
     made = dataclasses.replace(
-        made, opened_fn=lambda number, shard: shard.cut_up_(counts[number]), sizes=[int(one.sum()) for one in counts]
+        made,
+        opened_fn=lambda number, shard: shard.cut_up_(counts[number]),
+        sizes=[int(one.sum()) for one in counts],
+        index_fn=None if stream.index_fn is None else lambda: _index_of_windows(stream, torch.cat(counts)),
     )
     others = {split: Tokens.of(texts[split], whole).cut(windows) for split in texts}
     inputs, places, numbers = ({split: parts[i] for split, parts in others.items()} for i in range(3))
     return made, Tokenized(inputs, tokenizer, windows.note(torch.cat(sizes)), places, numbers)
+
+
+def _index_of_windows(stream: Stream, counts: Tensor) -> tuple[Tensor, Tensor]:
+    texts, numbers = places_of(counts)
+    return stream.ids[texts] + ANOTHER * numbers, stream.labels[texts]
 
 
 class _WindowsOfTexts:

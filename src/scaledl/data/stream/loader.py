@@ -13,8 +13,10 @@ from torch import Tensor
 from scaledl.config.schema import AugmentConfig
 from scaledl.data.arrays import Arrays, Batch, DataSpec, build_normalizer
 from scaledl.data.augment import check_augment, draw_partners
+from scaledl.data.balance import check_balanced
 from scaledl.data.loader import SamplesFn, build_samples_fn
 from scaledl.data.position import LoaderOptions, PositionedLoader
+from scaledl.data.stream.chosen import plain
 from scaledl.data.stream.order import Located
 from scaledl.data.stream.reader import Reader
 from scaledl.data.stream.split import Stream
@@ -39,12 +41,9 @@ class StreamLoader(PositionedLoader):
         check_augment(self._augment, spec.modality, spec.target, codes=bool(spec.categories))
         self._mixes = bool(self._augment.mixup or self._augment.cutmix)
         if self._mixes:
-            _check_mixing(self._augment, min(stream.counts))
+            _check_mixing(self._augment, min(count for count in stream.counts if count))
         if self._balanced:
-            raise UsageError(
-                "data.sampling: got balanced with a data set in shards, which are read from beginning to end; allowed: "
-                "shuffle, or a set prepared with data.prepare.shard_mb=0"
-            )
+            check_balanced(spec)
         self._share = -(-batch_size // self._world_size)  # samples of a rank, at most
         self._reader: Reader | None = None  # of a worker process
 
@@ -88,22 +87,25 @@ class StreamLoader(PositionedLoader):
         return self._batch(self._reader, span, epoch)
 
     def _new_reader(self, epoch: int) -> Reader:
-        return self._stream.reader(self._seed, epoch, shuffle=self._shuffle)
+        return self._stream.reader(self._seed, epoch, shuffle=self._shuffle, balanced=self._balanced)
 
     def _batch(self, reader: Reader, span: Tensor, epoch: int) -> Batch:
         """This rank's share of a global batch; where it is empty, one row without an id, which counts for nothing."""
         start, stop = span.tolist()
         located, count = reader.read(start, stop, self._rank, self._world_size, self._room)
         size = len(located.rows)
-        ids = self._room.ids[:size].clone()
+        ids = drawn_ids = self._room.ids[:size].clone()
+        if self._balanced:  # another time in the same epoch a sample is augmented otherwise
+            drawn_ids = ids + (located.rows - plain(located.rows))
         if self._mixes:
-            self._fill_partners(reader, located, ids, epoch)
-        return Batch(*self._samples_fn(torch.arange(size), ids, epoch), ids[:count])
+            self._fill_partners(reader, located, drawn_ids, epoch)
+        return Batch(*self._samples_fn(torch.arange(size), drawn_ids, epoch), ids[:count])
 
     def _fill_partners(self, reader: Reader, located: Located, ids: Tensor, epoch: int) -> None:
         """Of each sample any other of its own shard, which is open and a fair sample of the split."""
-        counts = torch.tensor(self._stream.counts)[located.shards]
+        counts, chosen = torch.tensor(self._stream.counts)[located.shards], self._stream.chosen
         rows = draw_partners(ids, counts, self._seed, epoch)
+        rows = rows if chosen is None else chosen.rows_of(located.shards, rows)
         behind = Arrays(*(values[self._share :] for values in (self._room.inputs, self._room.labels, self._room.ids)))
         reader.fill(Located(located.shards, rows), behind)
 
@@ -129,5 +131,5 @@ def _check_mixing(augment: AugmentConfig, smallest: int) -> None:
         raise UsageError(
             f"data.augment.{on[0]}: got {getattr(augment, on[0]):g} with a data set in shards, where a sample is mixed "
             f"with one of its own shard, and the smallest has {smallest}; allowed: shards of {_LEAST_TO_MIX} samples "
-            "or more; fix: prepare it again with a larger data.prepare.shard_mb"
+            "or more; fix: prepare it again with a larger data.prepare.shard_mb, or raise data.limit where it is set"
         )

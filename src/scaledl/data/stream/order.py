@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from scaledl.data.hashing import ORDER, generator
+from scaledl.data.stream.chosen import Chosen
 
 SHARDS, ROWS, BLOCK = range(3)
 
 
 class Located(NamedTuple):
-    """Where samples lie: numbers of shards, and of rows in them, int64 [K]. Those of a shard are together."""
+    """Where samples lie: numbers of shards, and of rows in them, int64 [K], plus AGAIN for each time that a row came
+    before in the epoch. Those of a shard are together."""
 
     shards: Tensor
     rows: Tensor
@@ -33,10 +35,11 @@ class Order:
     Args:
         counts: rows of every shard.
         spread: blocks over which a shard is spread; 0 keeps shards and rows as they lie.
+        chosen: which rows of the shards these are; None is all.
     """
 
-    def __init__(self, counts: Sequence[int], spread: int, seed: int, epoch: int) -> None:
-        self.spread = max(1, spread)
+    def __init__(self, counts: Sequence[int], spread: int, seed: int, epoch: int, chosen: Chosen | None = None) -> None:
+        self.spread, self._chosen = max(1, spread), chosen
         self._counts, self._seed, self._epoch, self._shuffled = torch.tensor(counts), seed, epoch, spread > 0
         self._sequence = self._permutation(len(counts), SHARDS)
         sizes = self._counts[self._sequence].unsqueeze(1)
@@ -60,7 +63,8 @@ class Order:
         if self._shuffled:
             sorted_ = (places % self.spread * len(self._counts) + places).argsort(stable=True)
             places, rows = places[sorted_], rows[sorted_]
-        return Located(self._sequence[places], rows)
+        shards = self._sequence[places]
+        return Located(shards, rows if self._chosen is None else self._chosen.rows_of(shards, rows))
 
     def block_of(self, position: int) -> int:
         """Number of the block in which the position lies."""
@@ -74,7 +78,7 @@ class Order:
         """Shards that begin with a block, if the share (of, parts) of a batch falls on their place."""
         place, (part, parts) = block % self.spread, share
         touched = place * parts < (part + 1) * self.spread and (place + 1) * parts > part * self.spread
-        return [int(shard) for shard in self._sequence[block : block + 1]] if touched else []
+        return [int(shard) for shard in self._sequence[block : block + 1] if self._counts[shard]] if touched else []
 
     def _new_block(self, number: int) -> tuple[Tensor, Tensor]:
         """Places of shards in their order, and rows, both int64 [size of the block]."""

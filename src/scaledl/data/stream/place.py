@@ -47,7 +47,11 @@ def build_stream(place: Place, document: dict[str, Any], config: DataConfig, arr
     Raises UsageError where shards are missing or cut short, or where the cache is too small.
     """
     files, form, stream = shard_files(document), Form.of(document), config.stream
-    place.check(files, open_at_a_time([file.rows for file in files], config), arrays)
+
+    def check(counts: Sequence[int]) -> None:
+        place.check(files, open_at_a_time(counts, config), arrays)
+
+    check([file.rows for file in files])
     return Stream(
         files,
         form,
@@ -55,6 +59,7 @@ def build_stream(place: Place, document: dict[str, Any], config: DataConfig, arr
         lambda file: place.find(file.name, file.bytes, file.sha256),
         stream.window_shards,
         stream.prefetch_shards,
+        check_fn=check,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from scaledl.data.arrays import Arrays
+from scaledl.data.stream.chosen import plain
 from scaledl.data.stream.order import Located, Order
 from scaledl.data.stream.samples import Samples
 from scaledl.data.stream.shard import Shard
@@ -51,7 +52,7 @@ class Reader:
         numbers, counts = located.shards.unique_consecutive(return_counts=True)
         size = len(located.rows)
         places = Arrays(room.inputs[:size], room.labels[:size], room.ids[:size])
-        self._samples.fill(places, self._shards(numbers.tolist()), located.rows.split(counts.tolist()))
+        self._samples.fill(places, self._shards(numbers.tolist()), plain(located.rows).split(counts.tolist()))
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scaledl.data.arrays import IGNORED
+from scaledl.data.arrays import IGNORED, NO_CLASS
 from scaledl.data.stored import BYTES, OFFSETS, Field, Form
 from scaledl.data.stream.cache import FEWER
 from scaledl.data.windows import ANOTHER, places_of
@@ -127,7 +127,8 @@ class Shard:
         if labels.is_floating_point() or form.target == "none" or not labels.numel():
             return
         least, most = (int(value) for value in labels.aminmax())
-        if most >= form.num_classes or least < (0 if form.target == "class" else IGNORED):
+        lowest = (NO_CLASS if form.unlabeled else 0) if form.target == "class" else IGNORED
+        if most >= form.num_classes or least < lowest:
             raise UsageError(f"{self._path}: holds labels outside 0..{form.num_classes - 1}; {AGAIN}")
 
     def _check_offsets(self, content: int) -> None:

@@ -19,6 +19,7 @@ from scaledl.data import DataModule, build_data
 from scaledl.data.arrays import NO_CLASS
 from scaledl.data.prepare.next_step import training_keys
 from scaledl.data.prepare.run import prepare
+from scaledl.data.stream.split import Stream
 from scaledl.errors import UsageError
 from scaledl.report import write_dataset_page
 from scaledl.tasks.model import check_task, model_for
@@ -164,8 +165,11 @@ def test_a_folder_of_pictures_without_labels(tmp_path: Path, layout: str) -> Non
     check(data, document, 15)
     with pytest.raises(UsageError, match=r"15 x no label"):
         prepare(root, tmp_path / "other", PrepareConfig())
-    with pytest.raises(UsageError, match=r"data\.prepare\.shard_mb: got 1, and 15 training samples have no label"):
-        prepare(root, tmp_path / "shards", PrepareConfig(unlabeled="keep", shard_mb=1, near_duplicates="keep"))
+    _, streamed = made(root, tmp_path / "shards", unlabeled="keep", shard_mb=1, near_duplicates="keep")
+    assert isinstance(streamed.train, Stream)
+    assert streamed.spec.unlabeled == 15
+    order = streamed.train.by_id
+    assert torch.equal(streamed.train.labels[order], data.train.labels)
     assert made(root, tmp_path / "none", target="none", near_duplicates="keep")[1].spec.target == "none"
 
 
