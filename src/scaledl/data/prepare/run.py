@@ -37,7 +37,7 @@ def prepare(source: Path, out: Path, config: PrepareConfig, *, force: bool = Fal
     if _is_done(out, plan, collected.stamp, force=force):
         get_console().info(f"{out} is this data set already; nothing to do")
         return read_document(out)
-    with _alone(out):
+    with _alone(out), _saying_what_stays(out):
         make = make_images if collected.modality == "image" else make_rows
         document = make(out, collected, plan, config)
         atomic_write(out / STAMP, collected.stamp + "\n")
@@ -67,6 +67,26 @@ def _alone(out: Path) -> Iterator[None]:
         with suppress(OSError):
             for folder in new:
                 folder.rmdir()
+
+
+@contextmanager
+def _saying_what_stays(out: Path) -> Iterator[None]:
+    """A disk that refuses leaves what was made so far: the message says where, and what becomes of it."""
+    try:
+        yield
+    except ScaledlError as error:
+        if type(error) is not ScaledlError or not isinstance(error.__cause__, OSError):
+            raise
+        # The folder of a set that is being made anew holds that set until its successor is known.
+        folder = out / WORK if (out / DOCUMENT).exists() else out
+        size = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+        if not size:
+            raise
+        then = "goes on from there" if (out / WORK / PLAN).exists() else "begins anew"
+        raise ScaledlError(
+            f"{error}; what was made so far, {size / 1e6:.3g} MB, is kept in {folder}: the same command {then}, and "
+            f"removing that folder gives the space back"
+        ) from error
 
 
 def _open_folder(out: Path) -> int:

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -474,6 +475,62 @@ def test_a_full_disk_leaves_no_data_set(tmp_path: Path, tmpfs: Callable[[str], P
     with pytest.raises(ScaledlError, match="no space left on the disk"):
         prepare(source, disk / "out", config())
     assert not (disk / "out/dataset.json").exists()
+
+
+def kept_size(error: ScaledlError, folder: Path, then: str) -> float:
+    """MB that a message says are kept."""
+    words = rf"so far, ([\d.]+) MB, is kept in {folder}: the same command {then}, and removing that folder gives"
+    found = re.search(words, str(error))
+    assert found, str(error)
+    return float(found[1])
+
+
+def used(folder: Path) -> float:
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def test_a_full_disk_says_what_is_kept_and_the_same_command_goes_on(
+    tmp_path: Path, tmpfs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, disk = image_folder(tmp_path / "s", each=200), tmpfs("4m")
+    monkeypatch.setattr("scaledl.data.prepare.chunks._CHUNK_BYTES", 1 << 16)
+    (disk / "filler").write_bytes(bytes(3_300_000))
+    with pytest.raises(ScaledlError, match="no space left on the disk") as caught:
+        prepare(source, disk / "out", config())
+    assert kept_size(caught.value, disk / "out", "goes on from there") == pytest.approx(used(disk / "out"), rel=0.01)
+    assert (disk / "out/.work/images.npy").exists()
+    (disk / "filler").unlink()
+    capsys.readouterr()
+    document = prepare(source, disk / "out", config())
+    assert re.search(r"going on: [1-9]\d* of 400 items were read before", "".join(capsys.readouterr()))
+    assert document["fingerprint"] == prepare(source, tmp_path / "other", config())["fingerprint"]
+    assert not (disk / "out/.work").exists()
+
+
+def test_a_full_disk_while_a_set_is_made_anew_leaves_that_set(
+    tmp_path: Path, tmpfs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, disk = image_folder(tmp_path / "s", each=200), tmpfs("4m")
+    monkeypatch.setattr("scaledl.data.prepare.chunks._CHUNK_BYTES", 1 << 16)
+    known = prepare(source, disk / "out", config())
+    room = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(max(0, room - 400_000)))
+    with pytest.raises(ScaledlError, match="no space left on the disk") as caught:
+        prepare(source, disk / "out", config(seed=1), force=True)
+    size = kept_size(caught.value, disk / "out/.work", "goes on from there")
+    assert size == pytest.approx(used(disk / "out/.work"), rel=0.01)
+    shutil.rmtree(disk / "out/.work")
+    assert prepare(source, disk / "out", config()) == known, "as if nothing had happened"
+
+
+def test_a_full_disk_of_rows_says_that_they_begin_anew(tmp_path: Path, tmpfs: Callable[[str], Path]) -> None:
+    disk = tmpfs("300k")
+    rows = "".join(f"{i}.5,{i * i % 977},{i % 7},{'ab'[i % 2]}\n" for i in range(20_000))
+    (tmp_path / "t.csv").write_text("x,y,z,label\n" + rows)
+    with pytest.raises(ScaledlError, match="no space left on the disk") as caught:
+        prepare(tmp_path / "t.csv", disk / "out", PrepareConfig())
+    assert kept_size(caught.value, disk / "out", "begins anew") == pytest.approx(used(disk / "out"), abs=0.01)
+    assert used(disk / "out") > 0.1
 
 
 def test_a_data_set_whose_files_are_not_its_own(tmp_path: Path) -> None:
