@@ -36,7 +36,8 @@ def survey_source(source: str, config: Config) -> dict[str, Any]:
     """What an unprepared source holds; nothing is written. Raises UsageError for one that cannot be used.
 
     Keys: source, kind, modality, items, classes (name -> items), splits that the source says (name -> items),
-    num_problems and the first of these, notes; of images the sizes of those whose headers were looked at.
+    num_problems and the first of these, notes; of rows, texts and series copies (items that are equal to another one)
+    and contradictions (equal ones with several labels); of images the sizes of those whose headers were looked at.
     """
     _check_local(source, "inspect")
     from scaledl.data.prepare.survey import survey

@@ -138,6 +138,8 @@ def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
     if "columns" in document:
         console.result(f"columns   {len(document['columns'])}: {_shortened(document['columns'])}")
         console.result(f"missing   {_missing(document['missing'])}")
+    if "copies" in document:
+        console.result(f"copies    {_copies(document)}")
     said = ", ".join(f"{rows:,} {split}" for split, rows in splits.items())
     console.result(f"splits    {said or 'none that the source says'}")
     console.result(f"problems  {f'{count:,}; the first:' if count else 'none that shows so far'}")
@@ -148,6 +150,15 @@ def _survey(args: argparse.Namespace, source: str, config: Config) -> None:
     given = [argument for argument in args.args if argument != source]
     console.result(f"try next:\n  {command('data', 'prepare', source, '--out', 'FOLDER', *given)}")
     return None
+
+
+def _copies(document: dict[str, Any]) -> str:
+    """How many items are equal to others."""
+    copies, contradictions = document["copies"], document["contradictions"]
+    said = [f"{copies:,} items that are equal to another one"] if copies else []
+    if contradictions:
+        said.append(f"{contradictions:,} that are equal and have several labels")
+    return " and ".join(said) + " (data.prepare.duplicates)" if said else "none"
 
 
 def _missing(counts: dict[str, int]) -> str:

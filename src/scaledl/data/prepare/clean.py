@@ -15,6 +15,7 @@ from scaledl.data.prepare.equal import Equals
 from scaledl.data.prepare.images import image_hashes
 from scaledl.data.prepare.items import Dropped, Item
 
+EXACT_COPY = "an exact copy"
 _RANK = {"test": 0, "val": 1, "train": 2, "": 2}  # of copies the one in the test split stays
 _ALIKE = 4.0  # mean difference in brightness, of 255, between thumbnails of images that look the same
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -48,7 +49,7 @@ def exact_copies(
         for i, member in enumerate(members):
             if i != first:
                 kept[member] = False
-                dropped.append(Dropped(found[i].key, "an exact copy", found[first].key))
+                dropped.append(Dropped(found[i].key, EXACT_COPY, found[first].key))
     return kept, dropped
 
 

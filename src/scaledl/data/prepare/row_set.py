@@ -121,6 +121,15 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
     }
 
 
+def copies_of(collected: Collected, found: Labelled, config: PrepareConfig) -> list[Dropped]:
+    """Items that are equal to others, as `make_rows` would leave them out; of a table the cells are forgotten.
+
+    Raises UsageError for columns that cannot be read.
+    """
+    config = config.model_copy(update={"duplicates": "drop"})
+    return _without_copies(_content(collected, found, config), found.target, config)[1]
+
+
 def _shards(out: Path, content: Content, layout: Layout, form: Form, config: PrepareConfig) -> list[dict[str, Any]]:
     members = layout.members("train")
 

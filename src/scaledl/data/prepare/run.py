@@ -82,9 +82,10 @@ def _saying_what_stays(out: Path) -> Iterator[None]:
         size = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
         if not size:
             raise
-        then = "goes on from there" if (out / WORK / PLAN).exists() else "begins anew"
+        then = "goes on from there" if any((out / WORK).glob("*.npz")) else "begins anew"
+        reason = str(error).removesuffix("; nothing was left behind")
         raise ScaledlError(
-            f"{error}; what was made so far, {size / 1e6:.3g} MB, is kept in {folder}: the same command {then}, and "
+            f"{reason}; what was made so far, {size / 1e6:.3g} MB, is kept in {folder}: the same command {then}, and "
             f"removing that folder gives the space back"
         ) from error
 

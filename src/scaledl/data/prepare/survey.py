@@ -12,13 +12,16 @@ import numpy as np
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare.arrow_files import GroupCell
+from scaledl.data.prepare.clean import EXACT_COPY
 from scaledl.data.prepare.collect import collect, kind_of
 from scaledl.data.prepare.columns import missing_counts
 from scaledl.data.prepare.images import BadImageError, Look, look, quiet_images
 from scaledl.data.prepare.items import SPLITS, Collected, Dropped, Item
 from scaledl.data.prepare.label_kinds import is_number
 from scaledl.data.prepare.labels import natural
+from scaledl.data.prepare.row_set import copies_of
 from scaledl.data.prepare.targets import Labelled, labelled
+from scaledl.errors import UsageError
 
 _T = TypeVar("_T")
 _MOST_LOOKED_AT = 2000  # headers of images, evenly spread
@@ -32,7 +35,8 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
     """Kind, items, classes, splits and problems of a source. Raises UsageError where it cannot be used.
 
     Of images the headers of at most 2,000 are read, or 200 where they lie in shards (of Parquet those of few row
-    groups), and no pixels: what is damaged behind them, and copies, show when the source is prepared.
+    groups), and no pixels: what is damaged behind them, and copies, show when the source is prepared. Equal rows, texts
+    and series are counted.
     """
     collected = collect(source, kind_of(source, config), config)
     items, problems = collected.items, list(collected.dropped)
@@ -46,6 +50,9 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
     problems += found.dropped
     labels, splits = Counter(_classes(found)), Counter(item.split for item in items)
     unlabeled = sum(item.label is None for item in items) if found.target == "class" else 0
+    columns = {"columns": list(collected.columns), "missing": _missing(collected, config)} if collected.columns else {}
+    notes = [*collected.notes, *_doubts(labels, config)]
+    copies = {} if collected.modality == "image" else _copies(collected, found, config, notes)
     return {
         **document,
         "items": len(items),
@@ -53,10 +60,11 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
         "target": found.target,
         "classes": {name: labels[name] for name in sorted(labels, key=natural)},
         "splits": {split: splits[split] for split in SPLITS if splits[split]},
-        **({"columns": list(collected.columns), "missing": _missing(collected, config)} if collected.columns else {}),
+        **columns,
+        **copies,
         "num_problems": len(problems),
         "problems": [one.to_dict() for one in problems[:_MOST_PROBLEMS]],
-        "notes": [*collected.notes, *_doubts(labels, config)],
+        "notes": notes,
     }
 
 
@@ -73,6 +81,17 @@ def _missing(collected: Collected, config: PrepareConfig) -> dict[str, int]:
     """How many values are missing in each column that has such."""
     counts = missing_counts(collected.items, collected.columns, config, collected.cells)
     return {name: count for name, count in zip(collected.columns, counts, strict=True) if count}
+
+
+def _copies(collected: Collected, found: Labelled, config: PrepareConfig, notes: list[str]) -> dict[str, int]:
+    """How many items are exact copies of others, and how many are equal and have several labels."""
+    try:
+        reasons = Counter(one.reason.partition(":")[0] for one in copies_of(collected, found, config))
+    except UsageError as error:  # which preparation would end with
+        notes.append(f"copies cannot be counted: {error}")
+        return {}
+    copies = reasons.pop(EXACT_COPY, 0)
+    return {"copies": copies, "contradictions": sum(reasons.values())}
 
 
 def _doubts(labels: Counter[str], config: PrepareConfig) -> list[str]:

@@ -16,6 +16,7 @@ from tests.unit.data.prepare.pictures import image_folder, picture, save
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.prepare import arrow_files
 from scaledl.data.prepare import survey as survey_module
+from scaledl.data.prepare.run import prepare
 from scaledl.data.prepare.survey import survey
 from scaledl.errors import UsageError
 
@@ -107,6 +108,43 @@ def _numbered(path: Path, count: int) -> Path:
 def test_a_table_says_its_columns_and_where_values_are_missing(tmp_path: Path) -> None:
     found = survey(_numbered(tmp_path / "t.csv", 10), PrepareConfig())
     assert (found["columns"], found["missing"], found["notes"]) == (["a", "b"], {"b": 8}, [])
+
+
+def test_equal_rows_are_counted_as_they_would_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they are written, in blocks of few rows, and with a column that numbers the rows."""
+    monkeypatch.setattr("scaledl.data.prepare.cells._BLOCK_CELLS", 12)
+    monkeypatch.setattr("scaledl.data.prepare.cells._LEAST_ROWS", 4)
+    rows = [f"{i},{i % 10}.5,{'red' if i % 10 < 5 else 'blue'},{'xy'[i % 2]}" for i in range(40)]
+    rows += ["40,0.50,red ,x", "41,3.5,red,x", "42,+7.5,blue,y", "43,99,red,x"]
+    (tmp_path / "t.csv").write_text("id,size,colour,label\n" + "\n".join(rows) + "\n")
+    found = survey(tmp_path / "t.csv", PrepareConfig())
+    config = PrepareConfig(max_dropped=1.0, test_fraction=0, val_fraction=0)
+    made = prepare(tmp_path / "t.csv", tmp_path / "set", config)["dropped"]
+    assert found["copies"] == made["an exact copy"] == 9 * 3 + 2
+    assert found["contradictions"] == made["the same row has several labels"] == 5
+    assert survey(tmp_path / "t.csv", PrepareConfig(duplicates="keep"))["copies"] == 29
+    assert survey(tmp_path / "t.csv", PrepareConfig(target="none"))["contradictions"] == 0
+
+
+def test_equal_rows_with_other_numbers_are_no_copies(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,label\n" + "".join(f"{i % 5},{i % 3},{i}.5\n" for i in range(60)) * 2)
+    found = survey(tmp_path / "t.csv", PrepareConfig(target="numbers"))
+    assert (found["copies"], found["contradictions"]) == (60, 0)
+
+
+def test_equal_texts_are_counted(tmp_path: Path) -> None:
+    rows = [("good", "a"), ("good", "a"), ("bad", "b"), ("odd", "a"), ("odd", "b")]
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    found = survey(tmp_path / "t.csv", PrepareConfig(text="text"))
+    assert (found["copies"], found["contradictions"]) == (1, 2)
+
+
+def test_a_table_that_cannot_be_prepared_is_shown_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,label\n" + "".join(f"{'x' if i == 7 else i},{i % 2}\n" for i in range(200)))
+    found = survey(tmp_path / "t.csv", PrepareConfig())
+    assert found["items"] == 200
+    assert "copies" not in found
+    assert found["notes"][0].startswith("copies cannot be counted: ")
 
 
 def test_many_numbers_as_classes_are_doubted_unless_they_are_meant(tmp_path: Path) -> None:
