@@ -132,7 +132,7 @@ class PrepareConfig(Section):
     )
     unlabeled: Literal["drop", "keep"] = Field(
         default="drop",
-        description="Samples without a label (an empty cell, null, a folder named unlabeled, unlabelled or unsup): "
+        description="Samples without a label (an empty cell, null, -1 in an .npz file, a folder named unlabeled): "
         "left out, or kept in the training split for task.name=semi_supervised. Of several targets: a sample that "
         "lacks some of them is left out, or keeps those that it has, in all splits (multi_task, regression).",
     )

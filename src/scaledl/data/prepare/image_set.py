@@ -79,7 +79,7 @@ def make_images(out: Path, collected: Collected, plan: dict[str, Any], config: P
         return make_images(out, collected, plan, config)
     document = _save(out, layout, places, dropped, chunks.images, masks, config)
     sizes = _sizes(decoded.looks)
-    return {**document, "plan": plan, "notes": [*collected.notes, *_notes(target, sizes)], "sizes": sizes}
+    return {**document, "plan": plan, "notes": [*collected.notes, *found.notes, *_notes(target, sizes)], "sizes": sizes}
 
 
 def _with_masks(found: Labelled, decoded: Decoded, config: PrepareConfig) -> tuple[Masks, Labelled, Decoded]:

@@ -212,6 +212,8 @@ def check_dropped(dropped: Sequence[Dropped], total: int, config: PrepareConfig)
     copies = any("copy" in reason or "several labels" in reason for reason, _ in common)
     hint = ", or keep copies with data.prepare.duplicates=keep" if copies else ""
     if any(reason == "no label" for reason, _ in common) and config.unlabeled == "drop":
+        if any(one.reason.startswith("no label: -1") for one in dropped):
+            hint += ", or give -1 another number where it is a class"
         hint += ", or keep what has no label, for task.name=semi_supervised, with data.prepare.unlabeled=keep"
     raise UsageError(
         f"data.prepare.max_dropped: {len(dropped)} of {total} items would be dropped ({listed}; the first: "

@@ -117,7 +117,7 @@ def make_rows(out: Path, collected: Collected, plan: dict[str, Any], config: Pre
         "profile": {"classes": class_counts(layout)},
         "dropped": dropped_counts(dropped),
         "plan": plan,
-        "notes": [*collected.notes, *content.notes],
+        "notes": [*collected.notes, *found.notes, *content.notes],
     }
 
 

@@ -51,7 +51,7 @@ def survey(source: Path, config: PrepareConfig) -> dict[str, Any]:
     labels, splits = Counter(_classes(found)), Counter(item.split for item in items)
     unlabeled = sum(item.label is None for item in items) if found.target == "class" else 0
     columns = {"columns": list(collected.columns), "missing": _missing(collected, config)} if collected.columns else {}
-    notes = [*collected.notes, *_doubts(labels, config)]
+    notes = [*collected.notes, *found.notes, *_doubts(labels, config)]
     copies = {} if collected.modality == "image" else _copies(collected, found, config, notes)
     return {
         **document,

@@ -26,6 +26,12 @@ from scaledl.data.prepare.label_kinds import (
 from scaledl.data.prepare.labels import are_quantities, class_names, natural
 from scaledl.errors import UsageError
 
+_NONE = str(NO_CLASS)
+_NO_LABEL_SAID = {
+    "webdataset": "a sample without cls, json and txt has no label",
+    "python": "None says that there is no label",
+    "image_folder": "what lies in a folder named unlabeled has no label",
+}
 NO_TAG = str(IGNORED)  # stands for no tag, where tags are numbers
 
 
@@ -36,6 +42,7 @@ class Labelled:
     Attributes:
         given: names of the classes or numbers, where the source says them apart from the items.
         classes: of each number, names of the classes that it counts; none where it is a quantity.
+        notes: on what labels stand for.
     """
 
     target: Target
@@ -43,6 +50,7 @@ class Labelled:
     items: Sequence[Item]
     dropped: Sequence[Dropped]
     classes: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def names(self, items: Sequence[Item]) -> tuple[str, ...]:
         """Of the classes, tags or numbers of these of the items."""
@@ -61,12 +69,37 @@ def labelled(collected: Collected, config: PrepareConfig) -> Labelled:
     keeps = target == "class" and config.unlabeled == "keep"
     classes = counted_classes(collected.items, config) if target == "numbers" else ()
     given = with_numbers(collected.items, classes)
-    if keeps and collected.kind == "npz":  # where -1 is how a whole number says it
-        given = [replace(item, label=None) if item.label == str(NO_CLASS) else item for item in given]
+    absent: list[Dropped] = []
+    notes: tuple[str, ...] = ()
+    if target == "class":
+        given, absent, notes = _without_minus_one(given, collected.kind, keeps=keeps)
     items, dropped = (_with_unlabeled if keeps else _read)(reader, given, config)
     if not items:
         raise UsageError(f"data.prepare.label: none of {len(collected.items)} items has a label")
-    return Labelled(target, tuple(collected.label_names), items, dropped, classes)
+    return Labelled(target, tuple(collected.label_names), items, [*absent, *dropped], classes, notes)
+
+
+def _without_minus_one(
+    items: Sequence[Item], kind: str, *, keeps: bool
+) -> tuple[Sequence[Item], list[Dropped], tuple[str, ...]]:
+    """-1 says that there is no label in arrays of whole numbers, which cannot say it otherwise. Elsewhere it is a class
+    like any other, and so it is beside one other number alone, as in -1 and 1.
+
+    Returns the items, of which those have no label if they are kept; what goes if they are not; and what to say of it.
+    """
+    count = sum(item.label == _NONE for item in items)
+    if not count:
+        return items, [], ()
+    labels = {item.label for item in items if item.label is not None}
+    if kind != "npz" or len(labels) <= 2:
+        otherwise = _NO_LABEL_SAID.get(kind, "an empty cell says that there is no label")
+        why = f"{otherwise} (data.prepare.unlabeled)" if kind != "npz" else "there is one other number alone"
+        return items, [], (f"{count:,} labels are -1, which is a class of its own here: {why}",)
+    said = f"{count:,} labels are -1, which stands for no label (data.prepare.unlabeled)"
+    if keeps:
+        return [replace(item, label=None) if item.label == _NONE else item for item in items], [], (said,)
+    dropped = [Dropped(item.key, "no label: -1 stands for none") for item in items if item.label == _NONE]
+    return [item for item in items if item.label != _NONE], dropped, (said,)
 
 
 def _read(reader: Reader, items: Sequence[Item], config: PrepareConfig) -> Read:

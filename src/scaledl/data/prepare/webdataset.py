@@ -57,7 +57,7 @@ def collect_webdataset(source: Path, config: PrepareConfig) -> Collected:
     for name, split, path in shards:
         for key, members in _samples(path).items():
             try:
-                items.append(_item(path, f"{name}:{key}", split, members))
+                items.append(_item(path, f"{name}:{key}", split, members, config))
             except _BadSample as why:
                 dropped.append(Dropped(f"{name}:{key}", str(why)))
     if not items:
@@ -111,7 +111,7 @@ def _check_end(path: Path, tar: tarfile.TarFile) -> None:
         )
 
 
-def _item(path: Path, key: str, split: str, members: dict[str, tarfile.TarInfo | None]) -> Item:
+def _item(path: Path, key: str, split: str, members: dict[str, tarfile.TarInfo | None], config: PrepareConfig) -> Item:
     twice = [name for name, member in members.items() if member is None]
     if twice:
         raise _BadSample(f"the shard has it twice: {twice[0]}")
@@ -124,11 +124,15 @@ def _item(path: Path, key: str, split: str, members: dict[str, tarfile.TarInfo |
         raise _BadSample("no regular file")
     if member.size > MAX_IMAGE:
         raise _BadSample(f"too large: {member.size:,} bytes; allowed: {MAX_IMAGE:,}")
-    return Item(key, _label(path, known), split, Span(path, member.offset_data, member.size))
+    label = None if config.target == "none" else _label(path, known, keep=config.unlabeled == "keep")
+    return Item(key, label, split, Span(path, member.offset_data, member.size))
 
 
-def _label(path: Path, members: _Members) -> str:
+def _label(path: Path, members: _Members, *, keep: bool) -> str | None:
+    """`keep`: None where the sample has no member that could say it."""
     name = next((name for name in _LABELS if name in members), None)
+    if name is None and keep:
+        return None
     if name is None:
         raise _BadSample(f"no label: none of {', '.join(_LABELS)}")
     member = members[name]

@@ -199,6 +199,48 @@ def test_arrays_say_it_by_minus_one(tmp_path: Path) -> None:
     check(data, document, 30)
 
 
+def arrays_of(path: Path, y: np.ndarray[Any, Any]) -> Path:
+    x = np.random.default_rng(0).integers(0, 255, (len(y), 8, 8), dtype=np.uint8)
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def test_minus_one_in_arrays_is_no_label_however_these_are_treated(tmp_path: Path) -> None:
+    source = arrays_of(tmp_path / "a.npz", np.where(np.arange(60) < 52, np.arange(60) % 3, -1))
+    said = "8 labels are -1, which stands for no label (data.prepare.unlabeled)"
+    document, data = made(source, tmp_path / "dropped", near_duplicates="keep")
+    assert (data.spec.labels, document["notes"], document["dropped"]) == (("0", "1", "2"), [said], {"no label": 8})
+    assert set(reasons(tmp_path / "dropped")) == {"no label: -1 stands for none"}
+    document, data = made(source, tmp_path / "kept", near_duplicates="keep", unlabeled="keep")
+    assert (data.spec.labels, document["notes"], document["unlabeled"]) == (("0", "1", "2"), [said], 8)
+    assert survey_source(str(source), load_config(None, []))["notes"] == [said]
+    assert made(source, tmp_path / "none", near_duplicates="keep", target="none")[0]["notes"] == []
+
+
+def test_too_many_of_them_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    source = arrays_of(tmp_path / "a.npz", np.arange(60) % 3 - 1)
+    with pytest.raises(UsageError, match=r"20 x no label.*or give -1 another number where it is a class.*=keep"):
+        prepare(source, tmp_path / "set", PrepareConfig(near_duplicates="keep"))
+
+
+@pytest.mark.parametrize("unlabeled", ["drop", "keep"])
+def test_minus_one_beside_one_other_number_is_a_class(tmp_path: Path, unlabeled: str) -> None:
+    source = arrays_of(tmp_path / "a.npz", np.arange(60) % 2 * 2 - 1)
+    document, data = made(source, tmp_path / "set", near_duplicates="keep", unlabeled=unlabeled)
+    assert set(data.spec.labels) == {"-1", "1"}
+    assert document["notes"] == ["30 labels are -1, which is a class of its own here: there is one other number alone"]
+
+
+@pytest.mark.parametrize("unlabeled", ["drop", "keep"])
+def test_minus_one_in_a_cell_is_a_class_and_said_to_be_one(tmp_path: Path, unlabeled: str) -> None:
+    rows = [{**row, "label": i % 3 - 1} for i, row in enumerate(people())]
+    source = table(tmp_path / "t.csv", rows)
+    document, data = made(source, tmp_path / "set", exclude=["day", "house"], unlabeled=unlabeled)
+    assert set(data.spec.labels) == {"-1", "0", "1"}
+    said = "which is a class of its own here: an empty cell says that there is no label (data.prepare.unlabeled)"
+    assert document["notes"] == [f"40 labels are -1, {said}"]
+
+
 def test_other_tasks_refuse_such_a_set_and_say_what_to_do(tmp_path: Path) -> None:
     _, data = made(table(tmp_path / "t.csv", people()), tmp_path / "set", unlabeled="keep", exclude=["day", "house"])
     config = load_config(None, [f"data.source={tmp_path}/set", "model.family=mlp"])

@@ -122,6 +122,31 @@ def test_a_sample_that_cannot_be_used_is_left_out(tmp_path: Path, members: Membe
     assert found["one.tar:x"].startswith(reason)
 
 
+def test_samples_without_a_label_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    bare: Members = [(f"{i:05d}.png", png(i)) for i in range(20, 26)]
+    source = shard(tmp_path / "one.tar", [*samples(20), *bare, ("x.png", png(30)), ("x.cls", b"cat")])
+    document = made(tmp_path, source, unlabeled="keep")
+    assert document["unlabeled"] == 6
+    assert list(dropped(tmp_path / "out")) == ["one.tar:x"], "a label that cannot be read is another matter"
+
+
+def test_where_nothing_is_to_be_learned_no_label_is_read(tmp_path: Path) -> None:
+    captions: Members = [(f"{i:05d}.txt", b"a photo of\na cat") for i in range(20)]
+    source = shard(tmp_path / "one.tar", [*((f"{i:05d}.png", png(i)) for i in range(20)), *captions])
+    document = made(tmp_path, source, target="none")
+    assert (document["target"], document["dropped"]) == ("none", {})
+
+
+def test_minus_one_is_a_class_of_shards(tmp_path: Path) -> None:
+    members = [(name, b"-1" if content == b"0" else content) for name, content in samples(20)]
+    document = made(tmp_path, shard(tmp_path / "one.tar", members))
+    assert document["labels"] == ["1", "-1"]
+    assert document["notes"] == [
+        "10 labels are -1, which is a class of its own here: a sample without cls, json and txt has no label "
+        "(data.prepare.unlabeled)"
+    ]
+
+
 def test_links_and_names_of_members_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(png(5))
     path = shard(tmp_path / "in/one.tar", [*samples(20), ("../../up.png", png(55)), ("../../up.cls", b"1")])
