@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scaledl.config.schema import TextConfig
-from scaledl.data.windows import Windows, in_a_file
+from scaledl.data.windows import PIECE, Windows, in_a_file, piece_end, piece_ends
 from scaledl.errors import UsageError
 from scaledl.runtime.tokens import PADDING_ID, token_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PIECE = 1 << 16  # characters that are tokenised in one go
 _BYTES = 1 << 20  # read at a time
 _PIECES = 16  # tokenised at a time, on all cores
 
@@ -45,18 +44,17 @@ class LongText:
         return -(-(self.stop - self.start) // PIECE)
 
     def __iter__(self) -> Iterator[str]:
-        """Parts of about so many characters, to the end of a line where it is near: together they are the text."""
+        """Parts of about so many characters, to where a line or a word ends: together they are the text."""
         rest = ""
         for text in self._texts():
             rest += text
             while len(rest) >= 2 * PIECE:
-                stop = _piece(rest)
+                stop = piece_end(rest, 0, PIECE)
                 yield rest[:stop]
                 rest = rest[stop:]
-        while rest:
-            stop = _piece(rest)
-            yield rest[:stop]
-            rest = rest[stop:]
+        for begin, stop in itertools.pairwise([0, *piece_ends(rest, PIECE)]):
+            if rest:
+                yield rest[begin:stop]
 
     def cut(self, fraction: float) -> tuple[LongText, LongText]:
         """What stays and the last part, about this share, from the beginning of a line where one is near."""
@@ -102,11 +100,6 @@ def _tokens(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.
     all_ = iter(pieces)
     while some := list(itertools.islice(all_, _PIECES)):
         yield from token_ids(tokenizer, some, special=False)
-
-
-def _piece(text: str) -> int:
-    line_end = text.find("\n", PIECE, 2 * PIECE)
-    return line_end + 1 if line_end >= 0 else PIECE
 
 
 def _characters(paths: Sequence[Path]) -> Iterator[str]:

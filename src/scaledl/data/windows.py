@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from scaledl.runtime.tokens import PADDING_ID
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+PIECE = 1 << 16  # characters that are tokenised in one go
 ANOTHER = 1 << 32  # added to a text's id for each of its windows but the first; no set has as many texts
 _TEXTS, _CHARACTERS = 4096, 1 << 20  # tokenised at a time, on all cores
 _VALUES = 1 << 20  # cut at a time
@@ -117,10 +120,50 @@ def places_of(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whole_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int32]]:
-    """Token ids of one text after the other, by a tokenizer that neither cuts nor pads."""
-    for some in at_a_time(texts):
+    """Token ids of one text after the other, by a tokenizer that neither cuts nor pads.
+
+    Long ones are tokenised in the pieces that `data.source=text` reads, unless the tokenizer has tokens to put around a
+    text.
+    """
+    in_one = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
+    are_last: deque[bool] = deque()
+
+    def pieces() -> Iterator[str]:
+        for text in texts:
+            ends = [len(text)] if in_one else list(piece_ends(text, PIECE))
+            for begin, end in itertools.pairwise([0, *ends]):
+                are_last.append(end == len(text))
+                yield text[begin:end]
+
+    found: list[NDArray[np.int32]] = []
+    for some in at_a_time(pieces()):
         for one in tokenizer.encode_batch_fast(some, add_special_tokens=True):
-            yield np.array(one.ids, np.int32)
+            found.append(np.array(one.ids, np.int32))
+            if are_last.popleft():
+                yield found[0] if len(found) == 1 else np.concatenate(found)
+                found = []
+
+
+def piece_ends(text: str, size: int) -> Iterator[int]:
+    """Where pieces of at least so many characters end, but for the last one: behind a line's end where one is near,
+    else before a space.
+
+    >>> list(piece_ends("one two\\nthree four five", 5))
+    [8, 13, 18, 23]
+    """
+    begin = 0
+    while len(text) - begin > size:
+        begin = piece_end(text, begin, size)
+        yield begin
+    if begin < len(text) or not text:
+        yield len(text)
+
+
+def piece_end(text: str, begin: int, size: int) -> int:
+    """Where the piece ends that begins there, in a text that goes on for at least twice the size, or to its end."""
+    line = text.find("\n", begin + size, begin + 2 * size)
+    space = text.find(" ", begin + size, begin + 2 * size) if line < 0 else -1
+    return line + 1 if line >= 0 else space if space >= 0 else min(begin + size, len(text))
 
 
 def in_a_file(blocks: Iterable[NDArray[np.int32]]) -> NDArray[np.int32]:

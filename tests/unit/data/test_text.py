@@ -329,6 +329,36 @@ def test_windows_of_a_prepared_text_are_those_of_the_same_text_by_itself(tmp_pat
         assert torch.equal(getattr(prepared, split).inputs, getattr(direct, split).inputs)
 
 
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "word", "bpe"])
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_prepared_text_is_tokenised_in_the_pieces_of_a_long_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str, lines: bool
+) -> None:
+    for module in ("long_text", "windows"):
+        monkeypatch.setattr(f"scaledl.data.{module}.PIECE", 50)
+    for split in ("train", "val", "test"):
+        (tmp_path / "one" / split).mkdir(parents=True)
+        (tmp_path / "all").mkdir(exist_ok=True)
+        for place in (tmp_path / f"one/{split}/book.txt", tmp_path / f"all/{split}.txt"):
+            write(place, LINES if lines else f"{split} " + LINES.replace("\n", " "))
+    prepare(tmp_path / "one", tmp_path / "set", PrepareConfig(target="none", duplicates="keep", near_duplicates="keep"))
+    keys = {"tokenizer": tokenizer, "max_length": 16, "vocabulary": 300}
+    prepared, direct = load(tmp_path / "set", **keys), load(tmp_path / "all", "text", **keys)
+    for split in ("train", "val", "test"):
+        assert torch.equal(getattr(prepared, split).inputs, getattr(direct, split).inputs)
+
+
+def test_a_whole_book_is_prepared(tmp_path: Path) -> None:
+    book = "".join(f"{i} of the longest of lines\n" for i in range(45_000))
+    assert len(book) > 1 << 20
+    for split in ("train", "val", "test"):
+        (tmp_path / "s" / split).mkdir(parents=True)
+        write(tmp_path / f"s/{split}/book.txt", f"{split}\n" + (book if split == "train" else LINES))
+    prepare(tmp_path / "s", tmp_path / "set", PrepareConfig(target="none", near_duplicates="keep"))
+    data = load(tmp_path / "set", max_length=1000)
+    assert sum(map(len, as_said(data, "train").values())) == 1 + 6 * 45_000
+
+
 def test_a_tokenizer_that_begins_and_ends_texts_does_so_once(books: Path, tmp_path: Path) -> None:
     from tokenizers import processors
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from scaledl.config.schema import PrepareConfig
 from scaledl.data.arrays import Target
-from scaledl.data.prepare.delimited import MAX_FIELD, read_delimited
+from scaledl.data.prepare.delimited import read_delimited
 from scaledl.data.prepare.folder import find_class_files
 from scaledl.data.prepare.fortunes import is_fortunes, read_fortunes
 from scaledl.data.prepare.items import Collected, Dropped, Item
@@ -19,8 +19,9 @@ from scaledl.data.prepare.table import Row, rows_of
 from scaledl.errors import UsageError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-_TOO_LONG = f"a text of more than {MAX_FIELD:,} characters"
-_MOST_BYTES = 4 * MAX_FIELD + 3  # of a file whose text is not too long: UTF-8, and the mark before it
+_MOST = 1 << 24  # characters of a text: more than any book has
+_TOO_LONG = f"a text of more than {_MOST:,} characters"
+_MOST_BYTES = 4 * _MOST + 3  # of a file whose text is not too long: UTF-8, and the mark before it
 _MOST_COLUMNS = 10_000  # every line has a cell for each
 
 
@@ -68,7 +69,7 @@ def problem(text: str) -> str:
     """Why a text cannot be used, or an empty one."""
     if not text.strip():
         return "an empty text"
-    if len(text) > MAX_FIELD:
+    if len(text) > _MOST:
         return _TOO_LONG
     try:
         text.encode()
