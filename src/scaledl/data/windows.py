@@ -6,9 +6,10 @@ import itertools
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scaledl.config.schema import TextConfig
+from scaledl.errors import ScaledlError
 from scaledl.run.files import storage_errors
 from scaledl.runtime.tokens import PADDING_ID
 
@@ -167,9 +169,12 @@ def piece_end(text: str, begin: int, size: int) -> int:
 
 
 def in_a_file(blocks: Iterable[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """All of them, one behind the other, mapped from a file in the temporary folder that has no name any more."""
+    """All of them, one behind the other, mapped from a file in the temporary folder that has no name any more.
+
+    Raises ScaledlError where the disk refuses, which says what to do.
+    """
     count = 0
-    with storage_errors(Path(tempfile.gettempdir()), "tokens of a text"), tempfile.TemporaryFile() as file:
+    with _temporary_file() as file:
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
             count += block.size
@@ -179,6 +184,17 @@ def in_a_file(blocks: Iterable[NDArray[np.int32]]) -> NDArray[np.int32]:
         # Copy on write: torch knows no read-only tensors, and pages that are only read stay those of the file.
         mapped: NDArray[Any] = np.memmap(file, np.int32, "c", shape=(count,))
     return mapped
+
+
+@contextmanager
+def _temporary_file() -> Iterator[IO[bytes]]:
+    try:
+        with storage_errors(Path(tempfile.gettempdir()), "tokens of a text in"), tempfile.TemporaryFile() as file:
+            yield file
+    except ScaledlError as error:
+        if type(error) is not ScaledlError or not isinstance(error.__cause__, OSError):
+            raise
+        raise ScaledlError(f"{error}; fix: make room, or name a folder on another disk in TMPDIR") from error
 
 
 def at_a_time(texts: Iterable[str]) -> Iterator[Sequence[str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from scaledl.config.schema import AugmentConfig, DataConfig, PrepareConfig
 from scaledl.data import DataModule, build_data, normalize
 from scaledl.data.prepare.run import prepare
 from scaledl.data.windows import ANOTHER
-from scaledl.errors import UsageError
+from scaledl.errors import ScaledlError, UsageError
 from scaledl.runtime.tokens import encode, parse_tokenizer
 
 pytestmark = pytest.mark.unit
@@ -253,6 +255,16 @@ def test_windows_that_overlap_take_no_more_memory_than_the_text(tmp_path: Path) 
     assert torch.equal(inputs[5:20, 0], inputs[4, 1:16])
     batch = next(iter(data.train_loader(8, AugmentConfig(), 0)))
     assert torch.equal(batch.x, inputs[batch.ids].long())
+
+
+@pytest.mark.parametrize("source", ["prepared", "text"])
+def test_a_full_temporary_folder_is_one_message(
+    books: Path, tmp_path: Path, tmpfs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    root = books if source == "prepared" else write(tmp_path / "long.txt", LINES * 20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmpfs("16k")))
+    with pytest.raises(ScaledlError, match=r"cannot write the tokens of a text in .*no space left.*; fix: .*TMPDIR"):
+        load(root, source, max_length=16, tokenizer="byte")
 
 
 def test_the_spec_of_a_long_text_encodes_a_prompt(tmp_path: Path) -> None:

@@ -70,6 +70,29 @@ def test_a_url_is_the_same_data_set_as_its_folder(url: str, prepared: Path, tmp_
     assert ids_and_sum(far) == ids_and_sum(near)
 
 
+def test_some_samples_behind_a_url_are_chosen_without_its_shards(url: str, prepared: Path, tmp_path: Path) -> None:
+    far = build_data(config_of(url, cache=str(tmp_path), **STREAM).model_copy(update={"limit": 9}), seed=0)
+    shards = {shard["sha256"] for shard in document_of(prepared)["splits"]["train"]["shards"]}
+    assert not shards & {path.name for path in tmp_path.iterdir()}
+    near = build_data(config_of(prepared, **STREAM).model_copy(update={"limit": 9}), seed=0)
+    assert far.spec.fingerprint == near.spec.fingerprint
+    assert ids_and_sum(far) == ids_and_sum(near)
+    assert shards <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_few_samples_of_many_shards_need_room_for_these(tmp_path: Path) -> None:
+    document = prepare_set(tmp_path, count=1500)
+    assert len(document["splits"]["train"]["shards"]) == 8
+    files, name = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    files.put(str(tmp_path / "set"), name, recursive=True)
+    stream = {"window_shards": 2, "prefetch_shards": 0, "cache": str(tmp_path / "cache"), "cache_gb": 0.008}
+    config = config_of(f"memory:/{name}", **stream)
+    build_data(config, seed=0)
+    with pytest.raises(UsageError, match=r"cache_gb: got 0\.008; .* up to 7 shards are open at a time"):
+        build_data(config.model_copy(update={"limit": 4}), seed=0)
+    files.rm(name, recursive=True)
+
+
 def test_a_second_start_fetches_nothing_but_the_document(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
