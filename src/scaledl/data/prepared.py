@@ -100,7 +100,7 @@ def _of_texts(place: Place, document: dict[str, Any], config: DataConfig) -> Dat
     found = {split: texts(place, split, document) for split in in_arrays}
     target = target_of(document)
     if stream is not None:
-        stream, tokenized = with_tokens(stream, found, config.text, target)
+        stream, tokenized = with_tokens(stream, found, config, target, document["fingerprint"])
     else:
         tokenized = (
             windowed(found, config.text) if in_windows(config.text, target) else cut_off(found, config.text, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -12,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scaledl.config.schema import TextConfig
+from scaledl.config.schema import DataConfig, TextConfig
+from scaledl.console import get_console
 from scaledl.data.arrays import Target
 from scaledl.data.stored import Field
+from scaledl.data.stream.counts import counted_once
+from scaledl.data.stream.remote import cache_of
 from scaledl.data.stream.samples import gathered, texts_of
 from scaledl.data.stream.shard import NUMBERS, TEXTS, Shard
 from scaledl.data.stream.split import Stream
@@ -22,7 +26,7 @@ from scaledl.data.table_features import features_of
 from scaledl.data.tags import tags_of_tokens
 from scaledl.data.text import Tokenized, in_windows, length_of, lost_note
 from scaledl.data.tokenizer import build_tokenizer, set_length
-from scaledl.data.windows import ANOTHER, Tokens, Windows, places_of, whole_texts
+from scaledl.data.windows import ANOTHER, PIECE, Tokens, Windows, places_of, whole_texts
 from scaledl.runtime.columns import TableColumn
 from scaledl.runtime.tokens import PADDING_ID, encode, parse_tokenizer
 
@@ -47,16 +51,8 @@ class StreamTexts:
     def parts(self) -> Iterator[list[str]]:
         """Some thousand at a time."""
         for shard in self._stream.shards():
-            yield from _parts(shard)
-
-    def by_shard(self) -> Iterator[Iterator[str]]:
-        """Those of one shard after the other."""
-        for shard in self._stream.shards():
-            yield (text for part in _parts(shard) for text in part)
-
-
-def _parts(shard: Shard) -> Iterator[list[str]]:
-    return (shard.texts(rows) for rows in torch.arange(len(shard)).split(_AT_A_TIME))
+            for rows in torch.arange(len(shard)).split(_AT_A_TIME):
+                yield shard.texts(rows)
 
 
 def with_features(stream: Stream, columns: Sequence[TableColumn], in_shape: tuple[int, ...], *, codes: bool) -> Stream:
@@ -70,7 +66,7 @@ def with_features(stream: Stream, columns: Sequence[TableColumn], in_shape: tupl
 
 
 def with_tokens(
-    stream: Stream, texts: Mapping[str, Sequence[str]], config: TextConfig, target: Target
+    stream: Stream, texts: Mapping[str, Sequence[str]], config: DataConfig, target: Target, fingerprint: str
 ) -> tuple[Stream, Tokenized]:
     """Texts as token ids, and a tag for each token where words have one; and those of the other splits: as `cut_off`
     and `windowed` give them of the same texts.
@@ -80,12 +76,13 @@ def with_tokens(
 
     Args:
         texts: of the splits that are in memory.
+        fingerprint: of the set.
     """
-    into_windows = in_windows(config, target)
-    tokenizer = build_tokenizer(StreamTexts(stream), config)
+    into_windows = in_windows(config.text, target)
+    tokenizer = build_tokenizer(StreamTexts(stream), config.text)
     if into_windows:
-        return _in_windows(stream, texts, tokenizer, config)
-    return _cut_off(stream, texts, tokenizer, config, target)
+        return _in_windows(stream, texts, tokenizer, config, fingerprint)
+    return _cut_off(stream, texts, tokenizer, config.text, target)
 
 
 def _cut_off(
@@ -112,15 +109,17 @@ def _cut_off(
 
 
 def _in_windows(
-    stream: Stream, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer, config: TextConfig
+    stream: Stream, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer, config: DataConfig, fingerprint: str
 ) -> tuple[Stream, Tokenized]:
-    whole = parse_tokenizer(tokenizer.to_str(), "data.text.tokenizer")  # what set_length changes is the other one
-    sizes = [torch.tensor([len(one) for one in whole_texts(part, whole)]) for part in StreamTexts(stream).by_shard()]
-    set_length(tokenizer, config.max_length)
-    length = length_of(max(int(of_shard.max()) for of_shard in sizes), config)
+    content = tokenizer.to_str()
+    whole = parse_tokenizer(content, "data.text.tokenizer")  # what set_length changes is the other one
+    key = "\n".join((fingerprint, version("tokenizers"), str(PIECE), content))
+    sizes = counted_once(cache_of(config) / "tokens", key, len(stream), lambda: _sizes(StreamTexts(stream), whole))
+    set_length(tokenizer, config.text.max_length)
+    length = length_of(int(sizes.max()), config.text)
     set_length(tokenizer, length)
-    windows = Windows.of(config, length)
-    counts = [windows.count(of_shard).int() for of_shard in sizes]
+    windows = Windows.of(config.text, length)
+    counts = windows.count(sizes).int().split(list(stream.counts))
     made = _with(stream, inputs=_tokens_of(length), inputs_fn=_WindowsOfTexts(whole, windows))
     made = dataclasses.replace(
         made,
@@ -130,7 +129,17 @@ def _in_windows(
     )
     others = {split: Tokens.of(texts[split], whole).cut(windows) for split in texts}
     inputs, places, numbers = ({split: parts[i] for split, parts in others.items()} for i in range(3))
-    return made, Tokenized(inputs, tokenizer, windows.note(torch.cat(sizes)), places, numbers)
+    return made, Tokenized(inputs, tokenizer, windows.note(sizes), places, numbers)
+
+
+def _sizes(texts: StreamTexts, whole: Tokenizer) -> Tensor:
+    """int32 [N], tokens of each."""
+    with get_console().progress("count tokens", len(texts), unit="text") as progress:
+        found = torch.empty(len(texts), dtype=torch.int32)
+        for place, tokens in enumerate(whole_texts(texts, whole)):
+            found[place] = len(tokens)
+            progress.advance(1)
+    return found
 
 
 def _index_of_windows(stream: Stream, counts: Tensor) -> tuple[Tensor, Tensor]:

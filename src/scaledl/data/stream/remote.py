@@ -34,6 +34,11 @@ def is_url(root: str) -> bool:
     return "://" in root
 
 
+def cache_of(config: DataConfig) -> Path:
+    """The folder of this machine for what is fetched or found out about streams."""
+    return Path(config.stream.cache).expanduser() if config.stream.cache else cache_folder() / "stream"
+
+
 class RemoteFolder:
     """What lies there, through the cache of this machine."""
 
@@ -45,8 +50,7 @@ class RemoteFolder:
         self.url = config.root.rstrip("/")
         self._files, self._path = _filesystem(self.url)
         self._process = os.getpid()
-        folder = Path(config.stream.cache).expanduser() if config.stream.cache else cache_folder() / "stream"
-        self._cache = Cache(folder, int(config.stream.cache_gb * 1e9))
+        self._cache = Cache(cache_of(config), int(config.stream.cache_gb * 1e9))
 
     def _open(self, name: str) -> IO[bytes]:
         if self._process != os.getpid():  # filesystems of fsspec do not survive a fork

@@ -149,7 +149,7 @@ def prepare_both(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def data_of(folder: Path, **changes: Any) -> DataModule:
-    stream = StreamConfig(window_shards=2, prefetch_shards=1)
+    stream = StreamConfig(window_shards=2, prefetch_shards=1, cache=str(folder.parent / "cache"))
     return build_data(DataConfig(source="prepared", root=str(folder), stream=stream, **changes), seed=0)
 
 
