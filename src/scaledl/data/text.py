@@ -18,9 +18,9 @@ from scaledl.data.long_text import LongText, windows
 from scaledl.data.prepare.items import SPLITS
 from scaledl.data.prepare.sources import find_files
 from scaledl.data.tokenizer import build_tokenizer, moved_id, set_length, vocabulary_of
-from scaledl.data.windows import ANOTHER, Tokens, Windows, at_a_time
+from scaledl.data.windows import ANOTHER, Tokens, Windows
 from scaledl.errors import UsageError
-from scaledl.runtime.tokens import PADDING_ID, encode
+from scaledl.runtime.tokens import PADDING_ID, CutOff, encode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -107,8 +107,9 @@ def windowed(texts: Mapping[str, Sequence[str]], config: TextConfig) -> Tokenize
 
 def cut_off(texts: Mapping[str, Sequence[str]], config: TextConfig, target: Target) -> Tokenized:
     """As `tokenize`, with a note on what is lost."""
-    inputs, tokenizer = tokenize(texts, config)
-    return Tokenized(inputs, tokenizer, lost_note(tokenizer, texts["train"], inputs["train"], target))
+    lost = CutOff()
+    inputs, tokenizer = tokenize(texts, config, lost)
+    return Tokenized(inputs, tokenizer, note_of(lost, inputs["train"], target))
 
 
 def length_of(longest: int, config: TextConfig) -> int:
@@ -116,35 +117,28 @@ def length_of(longest: int, config: TextConfig) -> int:
     return max(1, min(longest, config.max_length))
 
 
-def lost_note(
-    tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, target: Target, what: str = "training texts"
-) -> str:
-    """What the tokenizer cut off, when it made `tokens`, int32 [N, T], of texts; "" where it is nothing."""
-    length, special = tokens.shape[1], tokenizer.num_special_tokens_to_add(is_pair=False)
-    full = (texts[row] for row in (tokens[:, -1] != PADDING_ID).nonzero().flatten().tolist())
-    cut = lost = 0
-    for some in at_a_time(full):
-        for one in tokenizer.encode_batch_fast(some):
-            cut += bool(one.overflowing)
-            lost += sum(sum(part.attention_mask) - special for part in one.overflowing)
-    if not cut:
+def note_of(cut_off: CutOff, tokens: Tensor, target: Target, what: str = "training texts") -> str:
+    """On what was cut off when `tokens`, int32 [N, T], were made of texts; "" where it is nothing."""
+    if not cut_off.texts:
         return ""
-    share = lost / (int((tokens != PADDING_ID).sum()) + lost)
+    share = cut_off.tokens / (int((tokens != PADDING_ID).sum()) + cut_off.tokens)
     fix = "" if target == "tags" else ", data.text.overlong=windows all"
     return (
-        f"texts: {cut:,} of {len(texts):,} {what} have more than {length:,} tokens and are cut there, which loses "
-        f"{100 * share:.2g} % of all tokens; data.text.max_length keeps more of them{fix}"
+        f"texts: {cut_off.texts:,} of {len(tokens):,} {what} have more than {tokens.shape[1]:,} tokens and are cut "
+        f"there, which loses {100 * share:.3g} % of all tokens; data.text.max_length keeps more of them{fix}"
     )
 
 
-def tokenize(texts: Mapping[str, Sequence[str]], config: TextConfig) -> tuple[dict[str, Tensor], Tokenizer]:
+def tokenize(
+    texts: Mapping[str, Sequence[str]], config: TextConfig, lost: CutOff | None = None
+) -> tuple[dict[str, Tensor], Tokenizer]:
     """Token ids of every split's texts, int32 [N, T], by a tokenizer made from the training split.
 
-    T is `max_length`, or less where no training text has so many tokens.
+    T is `max_length`, or less where no training text has so many tokens. `lost` counts what is cut off in training.
     """
     tokenizer = build_tokenizer(texts["train"], config)
     set_length(tokenizer, config.max_length)
-    train = encode(tokenizer, texts["train"], config.max_length)
+    train = encode(tokenizer, texts["train"], config.max_length, cut_off=lost)
     length = max(1, int((train != PADDING_ID).sum(1).max()))
     set_length(tokenizer, length)
     others = {split: encode(tokenizer, texts[split], length) for split in texts if split != "train"}

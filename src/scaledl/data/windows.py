@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,13 @@ from torch import Tensor
 from scaledl.config.schema import TextConfig
 from scaledl.errors import ScaledlError
 from scaledl.run.files import storage_errors
-from scaledl.runtime.tokens import PADDING_ID
+from scaledl.runtime.tokens import PADDING_ID, at_a_time
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PIECE = 1 << 16  # characters that are tokenised in one go
 ANOTHER = 1 << 32  # added to a text's id for each of its windows but the first; no set has as many texts
-_TEXTS, _CHARACTERS = 4096, 1 << 20  # tokenised at a time, on all cores
 _VALUES = 1 << 20  # cut at a time
 
 
@@ -195,17 +194,3 @@ def _temporary_file() -> Iterator[IO[bytes]]:
         if type(error) is not ScaledlError or not isinstance(error.__cause__, OSError):
             raise
         raise ScaledlError(f"{error}; fix: make room, or name a folder on another disk in TMPDIR") from error
-
-
-def at_a_time(texts: Iterable[str]) -> Iterator[Sequence[str]]:
-    """As many as the tokenizer takes in one go: its own objects take much more memory than texts or ids."""
-    some: list[str] = []
-    size = 0
-    for text in texts:
-        some.append(text)
-        size += len(text)
-        if len(some) >= _TEXTS or size >= _CHARACTERS:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some

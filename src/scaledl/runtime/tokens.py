@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +14,11 @@ from torch import Tensor
 from scaledl.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 PADDING_ID = 0
 IMPOSSIBLE = -1e4  # a logit of a token that cannot come
-_AT_A_TIME = 4096  # texts; the library's own objects take much more memory than the ids
+_TEXTS, _CHARACTERS = 4096, 1 << 20  # tokenised at a time, on all cores
 
 
 def parse_tokenizer(content: str, where: str) -> Tokenizer:
@@ -37,17 +38,50 @@ def parse_tokenizer(content: str, where: str) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Tensor:
-    """int32 [N, length] of a tokenizer that cuts and pads to this length; on all cores."""
-    parts = [ids.reshape(-1, length) for ids in token_ids(tokenizer, texts, special=True)]
+@dataclass
+class CutOff:
+    """What a tokenizer cuts off: of how many texts, and how many tokens of these."""
+
+    texts: int = 0
+    tokens: int = 0
+
+    def add(self, encoded: Iterable[Encoding], special: int) -> None:
+        """`special`: how many tokens it puts around every part of a text."""
+        for one in encoded:
+            if rest := one.overflowing:
+                self.texts += 1
+                self.tokens += sum(sum(part.attention_mask) - special for part in rest)
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], length: int, *, cut_off: CutOff | None = None) -> Tensor:
+    """int32 [N, length] of a tokenizer that cuts and pads to this length; on all cores. `cut_off` counts the rest."""
+    parts = [ids.reshape(-1, length) for ids in token_ids(tokenizer, texts, special=True, cut_off=cut_off)]
     return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, length, dtype=torch.int32)
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool) -> Iterator[NDArray[np.int32]]:
-    """Of some thousand texts at a time their ids, one after another. `special`: with those that begin or end a text."""
-    for start in range(0, len(texts), _AT_A_TIME):
-        encoded = tokenizer.encode_batch_fast(texts[start : start + _AT_A_TIME], add_special_tokens=special)
+def token_ids(
+    tokenizer: Tokenizer, texts: Sequence[str], *, special: bool, cut_off: CutOff | None = None
+) -> Iterator[NDArray[np.int32]]:
+    """Of some texts at a time their ids, one after another. `special`: with those that begin or end a text."""
+    for some in at_a_time(texts):
+        encoded = tokenizer.encode_batch_fast(some, add_special_tokens=special)
+        if cut_off is not None:
+            cut_off.add(encoded, tokenizer.num_special_tokens_to_add(is_pair=False))
         yield np.concatenate([np.array(one.ids, np.int32) for one in encoded])
+
+
+def at_a_time(texts: Iterable[str]) -> Iterator[list[str]]:
+    """As many as the tokenizer takes in one go: its own objects take much more memory than texts or ids."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if len(some) >= _TEXTS or size >= _CHARACTERS:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def text_problem(text: object) -> str:

@@ -403,7 +403,7 @@ def test_texts_with_labels_are_cut_unless_windows_are_asked_for(tmp_path: Path) 
     cut, whole = load(folder, max_length=16), load(folder, max_length=4096)
     assert torch.equal(cut.train.inputs, whole.train.inputs[:, :16])
     lost = int((whole.train.inputs[:, 16:] != 0).sum())
-    share = f"{100 * lost / int((whole.train.inputs != 0).sum()):.2g} %"
+    share = f"{100 * lost / int((whole.train.inputs != 0).sum()):.3g} %"
     long = int((whole.train.inputs[:, 16] != 0).sum())
     assert cut.note == (
         f"texts: {long} of {len(cut.train)} training texts have more than 16 tokens and are cut there, which loses "

@@ -24,11 +24,11 @@ from scaledl.data.stream.shard import NUMBERS, TEXTS, Shard
 from scaledl.data.stream.split import Stream
 from scaledl.data.table_features import features_of
 from scaledl.data.tags import tags_of_tokens
-from scaledl.data.text import Tokenized, in_windows, length_of, lost_note
+from scaledl.data.text import Tokenized, in_windows, length_of, note_of
 from scaledl.data.tokenizer import build_tokenizer, set_length
 from scaledl.data.windows import ANOTHER, PIECE, Tokens, Windows, places_of, whole_texts
 from scaledl.runtime.columns import TableColumn
-from scaledl.runtime.tokens import PADDING_ID, encode, parse_tokenizer
+from scaledl.runtime.tokens import PADDING_ID, CutOff, encode, parse_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -102,9 +102,9 @@ def _cut_off(
     made = _with(stream, inputs=_tokens_of(length), inputs_fn=tokens)
     if target == "tags":
         made = _with(made, labels=Field("tags", np.dtype(np.int64), (length,)), labels_fn=tags)
-    first = next(streamed.parts())
+    first, lost = next(streamed.parts()), CutOff()
     what = "training texts" if len(first) == len(stream) else f"texts (the first of {len(stream):,} for training)"
-    note = lost_note(tokenizer, first, encode(tokenizer, first, length), target, what)
+    note = note_of(lost, encode(tokenizer, first, length, cut_off=lost), target, what)
     return made, Tokenized({split: encode(tokenizer, texts[split], length) for split in texts}, tokenizer, note)
 
 
