@@ -149,7 +149,7 @@ def test_files_of_another_encoding_or_far_too_long_are_dropped(tmp_path: Path) -
         file.truncate(1 << 40)  # which no memory holds
     prepare(source, tmp_path / "out", PrepareConfig())
     assert lines(tmp_path / "out" / "dropped.jsonl") == [
-        {"key": "bad/huge.txt", "reason": "a text of more than 1,048,576 characters"},
+        {"key": "bad/huge.txt", "reason": "a text of more than 16,777,216 characters"},
         {"key": "good/latin.txt", "reason": "no UTF-8: byte 3 is 0xf6"},
         {"key": "good/picture.doc", "reason": "no text by its name; known: .txt"},
     ]
