@@ -33,11 +33,7 @@ def collect_text(source: Path, config: PrepareConfig) -> Collected:
     if source.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
         return _collect_folder(source, config)
     if source.suffix.lower() == ".txt":
-        raise UsageError(
-            f"{source}: is one text, which is no data set; allowed: a folder of texts, or a file with one in each row "
-            f"({', '.join(SUFFIXES)}); fix: a language model learns from a text as it is: scaledl train "
-            f"data.source=text data.root={source} model.family=gpt task.name=language_modeling"
-        )
+        raise _one_text(source)
     files = find_files(source, SUFFIXES)
     items: list[Item] = []
     dropped: list[Dropped] = []
@@ -96,7 +92,17 @@ def _collect_folder(root: Path, config: PrepareConfig) -> Collected:
             dropped.append(Dropped(key, f"no UTF-8: byte {error.start} is {error.object[error.start]:#04x}"))
         except OSError as error:
             dropped.append(Dropped(key, f"cannot be read: {error.strerror}"))
+    if config.target == "none" and len(items) == 1 and not dropped:
+        raise _one_text(root)
     return collected_texts(root, items, dropped, digest.hexdigest())
+
+
+def _one_text(source: Path) -> UsageError:
+    return UsageError(
+        f"{source}: is one text, which is no data set; allowed: a folder of texts, or a file with one in each row "
+        f"({', '.join(SUFFIXES)}); fix: a language model learns from a text as it is: scaledl train "
+        f"data.source=text data.root={source} model.family=gpt task.name=language_modeling"
+    )
 
 
 def _class_files(root: Path, config: PrepareConfig, dropped: list[Dropped]) -> list[tuple[str, str | None, str, Path]]:

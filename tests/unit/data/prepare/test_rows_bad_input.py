@@ -174,6 +174,11 @@ def test_texts_and_series(
     assert re.search(message, found), found
 
 
+def test_a_folder_of_one_text_without_a_label(tmp_path: Path) -> None:
+    found = refused(tmp_path, {"book.txt": "a b c"}, ".", target="none")
+    assert "is one text, which is no data set; " in found
+
+
 def test_folders_of_series_and_texts(tmp_path: Path) -> None:
     two = {"A_TRAIN.ts": HEAD + CASES, "B_TRAIN.ts": HEAD + CASES}
     assert "several data sets (A_TRAIN.ts, B_TRAIN.ts)" in refused(tmp_path / "a", two, ".")
