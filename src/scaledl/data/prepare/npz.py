@@ -92,7 +92,8 @@ def _kind(path: Path, pair: _Pair, config: PrepareConfig) -> tuple[str, Target |
             f"{path}: {pair.names[1]} is {y.shape}, {pair.names[0]} {x.shape}; expected one label for each sample"
         )
     tags = whole and y.ndim == 2 and x.dtype.kind == "f" and y.shape[1] == x.shape[-1] > 1
-    if tags and x.ndim in (2, 3) and config.target in ("auto", "tags", "none") and not _is_marked(y):
+    said = config.target == "tags" or config.kind == "series"  # 0 and 1 may also mark several classes of a row
+    if tags and x.ndim in (2, 3) and config.target in ("auto", "tags", "none") and (said or not _is_marked(y)):
         return "series", "tags"
     if whole and y.ndim == 3 and config.kind not in ("series", "table"):
         return "image", "mask"

@@ -339,6 +339,19 @@ def test_arrays_say_by_their_shape_what_is_learned(tmp_path: Path) -> None:
             assert np.allclose(np.where(label == IGNORED, -1, label), own)
 
 
+@pytest.mark.parametrize(
+    ("settings", "target"), [({"target": "tags"}, "tags"), ({"kind": "series"}, "tags"), ({}, "classes")]
+)
+def test_arrays_of_0_and_1_are_tags_where_the_config_says_so(
+    tmp_path: Path, settings: dict[str, Any], target: str
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", x=rng.normal(size=(30, 7)), y=rng.integers(0, 2, (30, 7)))
+    _, data = made(tmp_path / "a.npz", tmp_path / "set", **settings)
+    assert (data.spec.target, data.spec.modality) == (target, "series" if target == "tags" else "table")
+    assert len(data.spec.labels) == (2 if target == "tags" else 7)
+
+
 @pytest.mark.parametrize("shape", [(30, 2, 7), (30, 7)])
 @pytest.mark.parametrize("target", ["class", "numbers"])
 def test_arrays_are_series_where_the_config_says_so(tmp_path: Path, shape: tuple[int, ...], target: str) -> None:
