@@ -70,6 +70,20 @@ def test_focal_loss_of_one_class_of_several(gamma: float) -> None:
     torch.testing.assert_close(focal(LOGITS, CLASSES, config, weight), values * weight[CLASSES])
 
 
+@pytest.mark.parametrize("form", [(), (3,)])
+def test_focal_loss_of_smoothed_and_mixed_classes_with_weights(form: tuple[int, ...]) -> None:
+    logits, weight = normal(6, 4, *form), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    classes = torch.randint(4, (6, *form), generator=torch.Generator().manual_seed(0))
+    shares = F.one_hot(classes, 4).movedim(-1, 1) * 0.7 + 0.3 / 4
+    log_p, column = logits.log_softmax(1), weight.view(-1, *[1] * len(form))
+    expected = -(column * shares * (1 - log_p.exp()) ** 2 * log_p).sum(1)
+    plain, smoothed = TaskConfig(loss="focal"), TaskConfig(loss="focal", label_smoothing=0.3)
+    torch.testing.assert_close(focal(logits, shares, plain, weight), expected)
+    torch.testing.assert_close(focal(logits, classes, smoothed, weight), expected)
+    none = TaskConfig(loss="focal", label_smoothing=0.3, focal_gamma=0.0)
+    torch.testing.assert_close(focal(logits, classes, none, weight), cross_entropy(logits, classes, smoothed, weight))
+
+
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 def test_focal_loss_of_labels(gamma: float) -> None:
     config, p = TaskConfig(name="multilabel", loss="focal", focal_gamma=gamma), 1 / (1 + torch.exp(-LOGITS))
@@ -87,9 +101,10 @@ def test_losses_of_numbers() -> None:
     torch.testing.assert_close(huber(outputs, targets, config), torch.where(error.abs() < 0.5, error**2 / 2, line))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
-def test_what_is_ignored_is_worth_nothing(loss: str) -> None:
-    config = TaskConfig(name="tagging", loss=loss)
+def test_what_is_ignored_is_worth_nothing(loss: str, smoothing: float) -> None:
+    config = TaskConfig(name="tagging", loss=loss, label_smoothing=smoothing)
     logits, tags = normal(2, 4, 3), torch.tensor([[0, -100, 3], [-100, -100, 1]])
     values = loss_fn(config)(logits, tags, config, None)
     assert values.shape == (2, 3)

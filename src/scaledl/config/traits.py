@@ -60,6 +60,13 @@ TRAITS: Mapping[str, Traits] = {
     ),
     "multi_task": Traits(("loss",), (), ("heads",)),
 }
+LOSS_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that only these losses look at
+    "label_smoothing": _ONE_OF_SEVERAL,
+    "focal_gamma": ("focal",),
+    "huber_delta": ("huber",),
+    "temperature": ("nt_xent",),
+    "margin": ("triplet",),
+}
 UNKNOWN = Traits(("loss",), keys=None)
 ANOMALIES = ("auroc", "average_precision")
 HEAD_FIGURES = {"class": "accuracy", "labels": "f1", "numbers": "rmse"}

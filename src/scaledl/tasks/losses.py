@@ -93,19 +93,30 @@ def _smoothed_among_possible(outputs: Tensor, targets: Tensor, smoothing: float,
 def focal(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor | None = None) -> Tensor:
     """(1 - p)^gamma times the cross entropy, p the probability of the truth (Lin et al. 2017).
 
-    Of one class of several as `cross_entropy`; of several labels, float32 [B, K] of 0 and 1 against logits of the same
-    shape, as `bce`.
+    Of one class of several as `cross_entropy`, where shares of classes each have their own p; of several labels,
+    float32 [B, K] of 0 and 1 against logits of the same shape, as `bce`.
     """
     outputs = outputs.float()
     if config.traits.scale == "labels":
         missing = torch.sigmoid(torch.where(targets > 0.5, -outputs, outputs))
         return missing**config.focal_gamma * bce(outputs, targets, config, weight)
-    if targets.is_floating_point():
+    if targets.is_floating_point() or config.label_smoothing:
         log_p = F.log_softmax(outputs, 1)
-        return -(targets * (1 - log_p.exp()) ** config.focal_gamma * log_p).sum(1)
+        shares = _shares(targets, outputs.shape[1], config.label_smoothing)
+        values = shares * (1 - log_p.exp()) ** config.focal_gamma * log_p
+        return -(values if weight is None else values * weight.view(-1, *[1] * (values.ndim - 2))).sum(1)
     values = F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="none")
     scale = 1.0 if weight is None else weight[targets.clamp(min=0)]
     return (1 - torch.exp(-values)) ** config.focal_gamma * values * scale
+
+
+def _shares(targets: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Classes int64 [B, ...] or their shares [B, K, ...] -> shares [B, K, ...], part of them of all classes alike; 0
+    where the target is IGNORED."""
+    if not targets.is_floating_point():
+        counted = (targets != IGNORED).unsqueeze(1)
+        targets = F.one_hot(targets.clamp(min=0), classes).movedim(-1, 1) * counted.float()
+    return (1 - smoothing) * targets + smoothing / classes * targets.sum(1, keepdim=True)
 
 
 def bce(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from scaledl.config import Config
+from scaledl.config.schema import TaskConfig
+from scaledl.config.traits import LOSS_KEYS
 
 _DECADES = 1.5
 
@@ -20,12 +22,20 @@ def default_space(config: Config) -> dict[str, Any]:
     )
     space: dict[str, Any] = {
         "optimizer.lr": {"loguniform": [_rounded(lr / 10**_DECADES), _rounded(lr * 10**_DECADES)]},
-        "optimizer.weight_decay": {"loguniform": [1e-5, 0.3]},
+        f"optimizer.{'l2' if _only_penalties(config) else 'weight_decay'}": {"loguniform": [1e-5, 0.3]},
         "data.batch_size": {"choice": sizes},
     }
-    keys = config.task.traits.keys
-    smoothing = {"task.label_smoothing": {"uniform": [0.0, 0.2]}} if keys is None or "label_smoothing" in keys else {}
-    return space | smoothing
+    return space | ({"task.label_smoothing": {"uniform": [0.0, 0.2]}} if _smooths(config.task) else {})
+
+
+def _only_penalties(config: Config) -> bool:
+    """Whether the optimizer has no weight decay of its own."""
+    return "weight_decay" in config.optimizer.foreign(config.optimizer.name)
+
+
+def _smooths(task: TaskConfig) -> bool:
+    keys, loss = task.traits.keys, task.loss
+    return keys is None or ("label_smoothing" in keys and (loss is None or loss in LOSS_KEYS["label_smoothing"]))
 
 
 def _of_recipe(config: Config) -> dict[str, Any]:

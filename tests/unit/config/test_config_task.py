@@ -72,6 +72,21 @@ def test_objectives_that_nobody_measures() -> None:
         (("task.name=tagging", "task.anomaly_label=x"), "task.anomaly_label (command line): got x"),
         (("task.loss=a.b:c", "task.class_weights=balanced"), "null with one's own loss"),
         (("task.class_weights=often",), "task.class_weights (command line): got 'often'"),
+        (
+            ("task.name=semi_supervised", "task.class_weights=balanced"),
+            "=semi_supervised null: it has no such",
+        ),
+        (("task.focal_gamma=3",), "got 3.0; allowed: 2.0 with the loss cross_entropy: it is a key of focal; change it"),
+        (("task.name=regression", "task.huber_delta=3"), "allowed: 1.0 with the loss mse: it is a key of huber"),
+        (("task.name=contrastive", "task.margin=1"), "allowed: 0.2 with the loss nt_xent: it is a key of triplet"),
+        (
+            ("task.name=contrastive", "task.loss=triplet", "task.temperature=1"),
+            "allowed: 0.5 with the loss triplet: it is a key of nt_xent; change it or task.loss (command line)",
+        ),
+        (
+            ("task.loss=a.b:c", "task.label_smoothing=0.1"),
+            "allowed: 0.0 with the loss a.b:c: it is a key of cross_entropy and focal",
+        ),
     ],
 )
 def test_what_a_task_has_no_use_for(overrides: tuple[str, ...], message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..registry import LOSSES, METRICS, TASKS
-from ..traits import Traits, figures_of, traits_of
+from ..traits import LOSS_KEYS, Traits, figures_of, traits_of
 from .base import (
     Fraction,
     NonNegativeFloat,
@@ -142,8 +142,26 @@ def task_conflicts(task: TaskConfig) -> list[Conflict]:
     for key in TaskConfig.model_fields:
         value = getattr(task, key)
         if key not in ("name", "loss", "metrics", *_known(traits)) and value != getattr(default, key):
-            found.append(_conflict(key, str(value), f"{getattr(default, key)}: it has no such thing", task))
+            found.append(
+                _conflict(key, _written(value), f"{_written(getattr(default, key))}: it has no such thing", task)
+            )
+    return found + (_loss_conflicts(task) if traits.keys is not None else [])
+
+
+def _loss_conflicts(task: TaskConfig) -> list[Conflict]:
+    """Keys that another loss than this one looks at."""
+    loss = task.loss or next(iter(task.traits.losses), "")
+    found = []
+    for key, losses in LOSS_KEYS.items():
+        value, default = getattr(task, key), getattr(TaskConfig(), key)
+        if key in _known(task.traits) and value != default and loss not in losses:
+            allowed = f"{_written(default)} with the loss {loss}: it is a key of {' and '.join(losses)}"
+            found.append(Conflict(f"task.{key}", "task.loss", _written(value), allowed))
     return found
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def _head_conflicts(task: TaskConfig) -> list[Conflict]:
