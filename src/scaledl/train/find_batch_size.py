@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from scaledl.config import Config
+from scaledl.config import Config, replace
 from scaledl.data import DataModule
+from scaledl.distributed.ranks import Ranks
 from scaledl.models.structure import Model
 from scaledl.run.machine import available_memory
 from scaledl.tasks.base import is_out_of_memory
 from scaledl.train.rehearsal import Rehearsal
-from scaledl.train.settings import uses_gpu
+from scaledl.train.settings import fresh_settings, uses_gpu
 
 SMALLEST = 2  # BatchNorm needs more than one
 WORTHWHILE = 1.05  # times the throughput of the best before
@@ -42,6 +43,7 @@ class Measured:
 def find_batch_size(config: Config, data: DataModule, model_fn: Callable[[], Model]) -> list[Measured]:
     """Steps with growing micro-batches, on a fresh model for each; sizes end with the training split."""
     lr, start, last = config.optimizer.lr, _peak(), 0
+    config = replace(config, {"trainer.precision": fresh_settings(config, data, model_fn(), Ranks()).precision})
 
     def seconds_of(batch_size: int) -> float | None:
         nonlocal last

@@ -15,6 +15,7 @@ from scaledl.train.rehearsal import Rehearsal
 SMOOTHING = 0.9  # of the loss, in the exponential average
 EXPLODED = 4.0  # times the lowest loss
 _SPAN = 0.05  # of the test, to either side, over which a slope is taken
+_BEGIN = 0.1  # of the test, in which an average is of so few losses that it jumps
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     0.01
     >>> steepest([1e-4, 1e-3, 1e-2], [1.0, 1.1, 5.0])
     """
-    span = max(1, round(_SPAN * len(rates)))
+    span, begin = max(1, round(_SPAN * len(rates))), round(_BEGIN * len(rates))
     lowest = min(range(len(losses)), key=losses.__getitem__, default=0)
 
     def slope(number: int) -> float:
-        first, last = max(number - span, 0), min(number + span, lowest)
+        first, last = max(number - span, begin), min(number + span, lowest)
         return (losses[last] - losses[first]) / (last - first)
 
-    return rates[min(range(lowest), key=slope)] if lowest else None
+    return rates[min(range(begin, lowest), key=slope)] if lowest > begin else None

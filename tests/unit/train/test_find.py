@@ -43,6 +43,12 @@ def test_the_steepest_fall_of_a_bowl_is_found():
     assert steepest(rates, [1.0 + k for k in range(60)]) is None
 
 
+def test_a_jump_of_the_first_losses_is_no_fall():
+    rates = [10 ** (k / 10 - 5) for k in range(60)]
+    losses = [2.0 - 0.1 / (1 + math.exp(-6 * (math.log10(rate) + 2))) for rate in rates]
+    assert steepest(rates, [3.0, 2.5, *losses[2:]]) == pytest.approx(1e-2, rel=0.3)
+
+
 def test_losses_are_averaged_until_they_explode():
     given = iter([1.0, 1.0, 0.5, math.nan, 0.1])
     assert list(smoothed_losses([1.0] * 5, lambda rate: next(given))) == pytest.approx([1.0, 1.0, 0.8155], abs=1e-3)
@@ -119,6 +125,13 @@ def test_find_lr_as_a_command(capsys):
     assert float(f"{document['suggestion']:.2g}") == suggestion
     assert document["line"] == f"optimizer.lr={suggestion:g}"
     assert len(document["rates"]) == len(document["losses"])
+
+
+def test_precision_is_chosen_once_for_all_sizes(capsys, monkeypatch):
+    monkeypatch.setattr(batch_sizes, "_median_step", lambda rehearsal, size, lr: 0.1 * max(1.0, size / 8))
+    assert main(["find", "batch_size", *ARGUMENTS, "trainer.precision=auto"]) == 0
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("precision auto") <= 1
 
 
 def test_find_batch_size_as_a_command(capsys, monkeypatch):
