@@ -80,9 +80,11 @@ def check_fingerprint(data: DataModule, known: str | None, who: str) -> None:
 
 
 def keep_result(run: Run, model: Model, data: DataModule, metrics: dict[str, float]) -> None:
+    from scaledl.models.run_tokenizer import keep_tokenizer
     from scaledl.models.structure import save_model
 
     save_model(model, run.model_dir)
+    keep_tokenizer(run.model_dir, data.spec.tokenizer)
     evaluation = evaluate_split(model.module, data, run.config, "test")
     write_evaluation(run.path / "evaluation.json", evaluation, data)
     run.record("model", "evaluation.json")

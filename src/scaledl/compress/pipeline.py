@@ -24,6 +24,7 @@ from scaledl.distributed.preemption import stop_flag
 from scaledl.errors import UsageError
 from scaledl.models.qconfigs import check_engine, check_mode
 from scaledl.models.quantized import is_quantized
+from scaledl.models.run_tokenizer import keep_tokenizer
 from scaledl.models.structure import Model, build, load_model, save_model
 from scaledl.run import Parent, Run
 from scaledl.tasks.own import settings_of, task_class
@@ -154,6 +155,7 @@ def _run_stages(chain: Chain) -> list[StageRow]:
     if skipped == len(stages) and table.is_file() and chain.run.model_dir.is_dir():
         return read_rows(table)
     save_model(load_model(prior.model_dir, trust=chain.trust), chain.run.model_dir)
+    keep_tokenizer(chain.run.model_dir, chain.data.spec.tokenizer)
     chain.run.record("model")
     stop_flag.raise_if_set("all stages are complete")
     write_rows(table, _measured(chain, rows))
@@ -209,6 +211,7 @@ def _run_stage(chain: Chain, index: int, stage: Stage, stage_run: Run, prior: Ru
         context = StageContext(chain.config, stage, stage_run, chain.data, chain.teacher, index, chain.run, chain.trust)
         model = METHODS.resolve(stage.method)(load_model(prior.model_dir, trust=chain.trust), context)
         save_model(model, stage_run.model_dir)
+        keep_tokenizer(stage_run.model_dir, chain.data.spec.tokenizer)
         stage_run.record("model")
         _export(chain, model, stage_run, stage_run.path / ARTIFACT)
         stage_run.record("exports")

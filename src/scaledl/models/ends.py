@@ -24,6 +24,22 @@ def first_names(structure: Structure) -> frozenset[str]:
     return frozenset[str]().union(*(_changed(structure, other) for other in others))
 
 
+def vocabulary_names(structure: Structure) -> frozenset[str]:
+    """Tensors with a row for each token: embeddings, and the head where outputs are tokens."""
+    inputs, outputs = structure.inputs, structure.outputs
+    if inputs.kind != "text":
+        return frozenset()
+    of_tokens = int(outputs.count == inputs.vocabulary)
+    return _changed(
+        structure,
+        dataclasses.replace(
+            structure,
+            inputs=dataclasses.replace(inputs, vocabulary=inputs.vocabulary + 1),
+            outputs=dataclasses.replace(outputs, count=outputs.count + of_tokens),
+        ),
+    )
+
+
 def shapes_of(structure: Structure) -> dict[str, tuple[int, ...]]:
     """Of every tensor of the model as it is built, before any change. No memory is taken for them."""
     with torch.device("meta"):

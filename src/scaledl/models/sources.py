@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scaledl.console import get_console
 from scaledl.errors import UsageError
-from scaledl.models.ends import shapes_of
+from scaledl.models.ends import shapes_of, vocabulary_names
 from scaledl.models.library_weights import LIBRARIES, library_tensors
 from scaledl.models.pretrained import Report, Tensors, load_into_
 from scaledl.models.quantized import is_quantized
+from scaledl.models.run_tokenizer import has_other_ids, tokenizer_word
 from scaledl.models.structure import (
     BUILD_ERRORS,
     STRUCTURE_FILE,
@@ -35,7 +37,7 @@ _KINDS = ("train", "compress", "stage")
 
 
 def begin_with_(
-    model: Model, source: str, *, head: str, labels: tuple[str, ...], root: Path, seed: int
+    model: Model, source: str, *, head: str, labels: tuple[str, ...], root: Path, seed: int, tokenizer: str = ""
 ) -> tuple[Model, Report, Run | None]:
     """The fresh `model` filled from `source` (`model.pretrained`), what became of each tensor, and the run it is of.
 
@@ -45,6 +47,7 @@ def begin_with_(
         head: `transfer.head`.
         labels: names of the classes that are wanted now.
         root: folder of all runs.
+        tokenizer: JSON of the data's, where they are texts.
 
     Raises:
         UsageError: no such source, one that is damaged or quantized, or of another model.
@@ -58,8 +61,11 @@ def begin_with_(
             f"model.pretrained: got the file {source}; allowed: a run, or a file of tensors that ends with "
             f"{', '.join(FILES)}; fix: rename it if it is one"
         )
-    run = find_run(source, root, kinds=_KINDS)
-    model, found = _of_run(model, run, labels, seed)
+    try:
+        run = find_run(source, root, kinds=_KINDS)
+    except UsageError as error:
+        raise UsageError(f"model.pretrained: {error}") from error
+    model, found = _of_run(model, run, labels, seed, tokenizer)
     return model, load_into_(model, found, head), run
 
 
@@ -90,7 +96,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     return values
 
 
-def _of_run(model: Model, run: Run, labels: tuple[str, ...], seed: int) -> tuple[Model, Tensors]:
+def _of_run(model: Model, run: Run, labels: tuple[str, ...], seed: int, tokenizer: str) -> tuple[Model, Tensors]:
     run.verify_files("model")
     theirs, ours = read_structure(run.model_dir / STRUCTURE_FILE), model.structure
     if is_quantized(theirs):
@@ -105,8 +111,20 @@ def _of_run(model: Model, run: Run, labels: tuple[str, ...], seed: int) -> tuple
     values, _ = read_tensors(run.model_dir / WEIGHTS_FILE)
     same_form = theirs.outputs.form == ours.outputs.form
     other = not same_form or _labels_of(run) not in (None, labels)
-    found = Tensors(str(run.path), values, run.as_parent().sha256, other_outputs=other, whole=same_form)
+    anew = vocabulary_names(ours) if _reads_other_ids(run, theirs, ours, tokenizer) else frozenset[str]()
+    found = Tensors(str(run.path), values, run.as_parent().sha256, other_outputs=other, whole=same_form, anew=anew)
     return (_resized(model, theirs, run, seed) if theirs.history else model), found
+
+
+def _reads_other_ids(run: Run, theirs: Structure, ours: Structure, tokenizer: str) -> bool:
+    """Whether the embeddings of the run belong to other tokens, which is said."""
+    other = has_other_ids(run, tokenizer) or theirs.inputs.moved != ours.inputs.moved
+    if other:
+        get_console().warn(
+            f"model.pretrained: {run.path} was trained with another tokenizer, so embeddings begin anew; to keep them: "
+            f"data.text.tokenizer={tokenizer_word(run)}"
+        )
+    return other
 
 
 def _labels_of(run: Run) -> tuple[str, ...] | None:

@@ -51,6 +51,7 @@ def find_start(config: Config, spec: DataSpec, run: Path | None = None) -> Start
         labels=spec.labels,
         root=Path(config.run.root),
         seed=config.run.seed,
+        tokenizer=spec.tokenizer,
     )
     return Start(model, report, () if origin is None else (origin.as_parent(),))
 

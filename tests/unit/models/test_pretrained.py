@@ -10,15 +10,26 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
 from scaledl.compress.prune import prune_model
 from scaledl.config import Config
-from scaledl.config.schema import CNNConfig, ExternalConfig, MLPConfig, PruneConfig, ResNetConfig
+from scaledl.config.schema import (
+    CNNConfig,
+    ExternalConfig,
+    MLPConfig,
+    ModelConfig,
+    PruneConfig,
+    ResNetConfig,
+    TextConfig,
+)
+from scaledl.data.tokenizer import build_tokenizer
 from scaledl.errors import UsageError
 from scaledl.models.ends import first_names, head_names
 from scaledl.models.pretrained import Report, with_channels
 from scaledl.models.quantized import prepare_qat
+from scaledl.models.run_tokenizer import keep_tokenizer
 from scaledl.models.sources import begin_with_
 from scaledl.models.structure import Model, new_model, save_model
 from scaledl.run import Run
@@ -274,6 +285,41 @@ def test_a_bare_encoder_of_hugging_face_gets_a_head(tmp_path: Path) -> None:
     fresh = make(kind, Inputs("text", (12,), vocabulary=30))
     with pytest.raises(UsageError, match="hf:bert is a kind of model and has no weights"):
         begin(fresh, "hf", tmp_path)
+
+
+def of_words(*texts: str) -> str:
+    """The JSON of a tokenizer that knows these words."""
+    return build_tokenizer(texts, TextConfig()).to_str()
+
+
+@pytest.mark.parametrize("family", ["transformer", "gpt", "lstm"])
+def test_embeddings_of_another_tokenizer_begin_anew(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, other = of_words("red green blue"), of_words("red green pink")
+    sizes = {"width": 8, "heads": 2, "layers": 1} if family != "lstm" else {"hidden": 8}
+    config: Any = TypeAdapter(ModelConfig).validate_python({"family": family, **sizes})
+    inputs, tokens = Inputs("text", (6,), vocabulary=5), Outputs(5, "steps")
+    source = new_model(config, inputs, tokens, seed=0)
+    run = a_run(tmp_path, source)
+    keep_tokenizer(run.model_dir, known)
+
+    def begun(tokenizer: str) -> tuple[set[str], str]:
+        model = new_model(config, inputs, tokens, seed=1)
+        options: dict[str, Any] = {"head": "auto", "labels": LABELS, "root": tmp_path, "seed": 5}
+        _, report, _ = begin_with_(model, "source/one", tokenizer=tokenizer, **options)
+        return set(report.replaced), capsys.readouterr().err
+
+    assert begun(known) == (set(), "")
+    replaced, said = begun(other)
+    assert any("embed" in name for name in replaced)
+    assert {name for name in replaced if "embed" not in name} <= {"head.weight", "head.bias"}
+    assert f"to keep them: data.text.tokenizer={run.model_dir / 'tokenizer.json'}" in said
+
+
+def test_a_run_that_is_not_there_is_told_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"model\.pretrained: no run 'nose'"):
+        begin(make(), "nose", tmp_path)
 
 
 def test_reports_are_plain_json() -> None:
