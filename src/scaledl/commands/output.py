@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from scaledl.config.figures import heading, written
+from scaledl.config.imported import imports_of
+from scaledl.config.recipe import usual_recipe
+from scaledl.config.schema.sequence import RECURRENT
 from scaledl.config.traits import figures_of
 from scaledl.console import get_console
 from scaledl.run import Parent, Run
@@ -109,9 +112,8 @@ def print_trained(run: Run) -> None:
     for label, value in [*rows, ("run", str(run.path))]:
         console.result(f"{label:<{width}}  {value}")
     _print_report(run, " " * (width - 4))
-    recipe = [] if run.config.compress.stages else ["--method", "distill,prune,qat"]
     console.result("try next:")
-    console.result(f"  {command('compress', run.path, *recipe)}")
+    console.result(f"  {command('compress', run.path, *usual_recipe(run.config))}")
 
 
 def _test_figures(run: Run) -> dict[str, float]:
@@ -131,11 +133,13 @@ def print_compressed(source: Run, run: Run, table: tuple[list[str], list[list[st
     artifact = run.exports / "model.ts"
     console.result(f"artifact  {artifact} (verified)")
     _print_report(run, " " * 4)
+    trust = ["--trust"] if imports_of(source.config) else []
     only_ptq = [stage.method for stage in run.config.compress.stages] == ["ptq"]
+    other = "ptq" if not only_ptq else "prune,ptq" if source.config.model.family in RECURRENT else "prune,qat"
     console.result("try next:")
-    console.result(f"  {command('bench', source.path, artifact)}")
+    console.result(f"  {command('bench', source.path, artifact, *trust)}")
     console.result(f"  {command('evaluate', artifact)}")
-    console.result(f"  {command('compress', source.path, '--method', 'prune,qat' if only_ptq else 'ptq')}")
+    console.result(f"  {command('compress', source.path, '--method', other, *trust)}")
 
 
 def _print_report(run: Run, space: str) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from .errors import COMMAND_LINE, ConfigError, Problem, dotted, show
 from .files import read_config_file
+from .imported import imports_of
 from .nearest import nearest
 from .overrides import lay_over, parse_override
 from .registry import METHODS
 from .schema import CompressConfig, Config
+from .schema.sequence import RECURRENT
 from .tree import STAGES, Node, at_dotted_key, find, from_plain, merge
 from .validate import validate
 
@@ -41,6 +43,19 @@ def parse_recipe(
     if not problems and not _stage_nodes(tree):
         problems.append(Problem("", COMMAND_LINE, "no stage", f"--method with {_METHODS}, or --recipe FILE"))
     return _validated(tree, problems, typed).compress, rest
+
+
+def usual_recipe(config: Config) -> list[str]:
+    """What to say to `scaledl compress` for a run of this config: its own recipe, else stages that its family can have.
+
+    >>> usual_recipe(Config())
+    ['--method', 'distill,prune,qat']
+    """
+    trust = ["--trust"] if imports_of(config) else []
+    if config.compress.stages:
+        return trust
+    distill = [] if config.model.family == "external" else ["distill"]  # it has no default student
+    return ["--method", ",".join([*distill, "prune", "ptq" if config.model.family in RECURRENT else "qat"]), *trust]
 
 
 def _validated(tree: Node, problems: list[Problem], typed: dict[str, str]) -> Config:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scaledl.config import Config
+from scaledl.config.recipe import usual_recipe
 from scaledl.console import get_console
 from scaledl.errors import UsageError
 from scaledl.launch.limits import warnings_of
@@ -56,7 +57,7 @@ class Batch:
         options = replace(self._options, nodes=1, name=f"{self._options.name}-{self.then}"[:100])
         config = self.config
         run = f"{config.run.root}/{config.run.name or f'{config.model.family}-{config.data.word}'}"
-        arguments = [f"{run}/{config.run.id or job}", *_recipe(config)]
+        arguments = [f"{run}/{config.run.id or job}", *usual_recipe(config)]
         return self._render(self.then, arguments, options)
 
     def _render(self, name: str, arguments: Sequence[str], options: SlurmOptions, notes: Sequence[str] = ()) -> str:
@@ -86,11 +87,6 @@ def _environment_of(prefix: Path) -> dict[str, str]:
     """The environment that this command runs in, for the job."""
     is_one = (prefix / "bin/scaledl").exists() and (prefix / "bin/activate").exists()
     return {"SCALEDL_VENV": str(prefix)} if is_one else {}
-
-
-def _recipe(config: Config) -> list[str]:
-    """Without a recipe in the config, the usual one."""
-    return [] if config.compress.stages else ["--method", "distill,prune,qat"]
 
 
 def _invisible(paths: Sequence[Path]) -> list[str]:

@@ -14,6 +14,7 @@ from scaledl.models.ends import first_names, head_names
 from scaledl.models.structure import Model
 
 _SHOWN = 3
+_POSITIONS = "positions.table"  # of our transformers for texts and series, [T, width]
 _PREFIXES = ("module.", "model.", "backbone.")
 LEAST_SHARE = 0.5  # of the tensors besides the head: below it, it is another model
 
@@ -44,8 +45,9 @@ class Tensors:
 class Report:
     """Names of tensors by what became of them.
 
-    loaded: as they were. adapted: a first layer for another number of channels. replaced: they have another size or
-    meaning, and begin anew. fresh: not in the source, and begin anew. left: in the source, and not in the model.
+    loaded: as they were. adapted: a first layer for another number of channels, positions of another number of steps.
+    replaced: they have another size or meaning, and begin anew. fresh: not in the source, and begin anew. left: in the
+    source, and not in the model.
     """
 
     source: str
@@ -97,9 +99,7 @@ def load_into_(model: Model, found: Tensors, head: str = "auto") -> Report:
     for name, fate in fates.items():
         if fate != "replaced":
             value = _finite(source[name], name, found.where)
-            target[name].copy_(
-                value if value.shape == target[name].shape else with_channels(value, target[name].shape[1])
-            )
+            _fill_(target[name], value)
     loaded, adapted, replaced = (
         tuple(name for name in fates if fates[name] == fate) for fate in ("loaded", "adapted", "replaced")
     )
@@ -125,7 +125,7 @@ class Ends:
             return "adapted" if name in self.found.adapted else "loaded"
         if name not in self.of_first:
             return "misfit"
-        return "adapted" if is_channels(value, place) else "replaced"
+        return "adapted" if is_channels(value, place) or _is_of_steps(name, value, place) else "replaced"
 
     def _begins_anew(self, fits: bool) -> bool:
         return self.head == "replace" or (self.head == "auto" and (self.found.other_outputs or not fits))
@@ -134,6 +134,22 @@ class Ends:
 def is_channels(value: Tensor, place: Tensor) -> bool:
     """Whether two weights are convolutions of one another but for the number of input channels."""
     return value.ndim == place.ndim >= 3 and value.shape[0] == place.shape[0] and value.shape[2:] == place.shape[2:]
+
+
+def _is_of_steps(name: str, value: Tensor, place: Tensor) -> bool:
+    """Whether two tables of positions are of one width, for another number of steps."""
+    return name.endswith(_POSITIONS) and value.ndim == place.ndim == 2 and value.shape[1] == place.shape[1]
+
+
+def _fill_(place: Tensor, value: Tensor) -> None:
+    """As it is, with other channels, or the positions that both have: later ones keep their initial values."""
+    if value.shape == place.shape:
+        place.copy_(value)
+    elif is_channels(value, place):
+        place.copy_(with_channels(value, place.shape[1]))
+    else:
+        steps = min(len(value), len(place))
+        place[:steps].copy_(value[:steps])
 
 
 def with_channels(weight: Tensor, channels: int) -> Tensor:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scaledl.config import CompressConfig, ConfigError, parse_recipe
+from scaledl.config import CompressConfig, ConfigError, load_config, parse_recipe
+from scaledl.config.recipe import usual_recipe
 from scaledl.config.schema import DistillConfig, PruneConfig, PTQConfig, QATConfig
 
 pytestmark = pytest.mark.unit
@@ -130,3 +131,17 @@ def test_bad_recipe_file(text: str, part: str) -> None:
 def test_missing_recipe_file() -> None:
     Path("recipe.yaml").write_text("stages: []")
     assert "recip.yaml: no such file; did you mean 'recipe.yaml'?" in message_of(None, "recip.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], ["--method", "distill,prune,qat"]),
+        (["model.family=lstm"], ["--method", "distill,prune,ptq"]),
+        (["model={family: external, name: 'timm:resnet18'}"], ["--method", "prune,qat"]),
+        (["model={family: external, name: 'my.nets:Net'}"], ["--method", "prune,qat", "--trust"]),
+        (["compress.stages=[{method: ptq}]", "task.loss=my.losses:mine"], ["--trust"]),
+    ],
+)
+def test_the_usual_recipe_is_one_that_the_model_can_have(overrides: list[str], words: list[str]) -> None:
+    assert usual_recipe(load_config(None, overrides)) == words

@@ -317,6 +317,22 @@ def test_embeddings_of_another_tokenizer_begin_anew(
     assert f"to keep them: data.text.tokenizer={run.model_dir / 'tokenizer.json'}" in said
 
 
+@pytest.mark.parametrize("steps", [4, 9])
+def test_positions_of_other_lengths_are_kept(steps: int, tmp_path: Path) -> None:
+    config: Any = TypeAdapter(ModelConfig).validate_python({"family": "gpt", "width": 8, "heads": 2, "layers": 1})
+    source = new_model(config, Inputs("text", (6,), vocabulary=5), Outputs(5, "steps"), seed=0)
+    a_run(tmp_path, source)
+    fresh = new_model(config, Inputs("text", (steps,), vocabulary=5), Outputs(5, "steps"), seed=1)
+    before = fresh.module.state_dict()["positions.table"].clone()
+    model, report, _ = begin(fresh, "source/one", tmp_path)
+    assert report.adapted == ("positions.table",)
+    assert report.replaced == ()
+    table, known = (one.module.state_dict()["positions.table"] for one in (model, source))
+    both = min(steps, 6)
+    assert torch.equal(table[:both], known[:both])
+    assert torch.equal(table[both:], before[both:])
+
+
 def test_a_run_that_is_not_there_is_told_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"model\.pretrained: no run 'nose'"):
         begin(make(), "nose", tmp_path)
