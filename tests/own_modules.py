@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -68,6 +69,13 @@ class Doubled(ClassificationTask):
 
     def loss(self, output: Tensor, batch: Any) -> Tensor:
         return 2 * super().loss(output, batch)
+
+
+class Picky(pl.Callback):
+    """Refuses every training, as some of Lightning's own refuse some."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        raise MisconfigurationException("nothing suits me")
 
 
 class Counter(pl.Callback):

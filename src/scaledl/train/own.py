@@ -19,6 +19,20 @@ from scaledl.console import get_console
 from scaledl.errors import UsageError
 from scaledl.tasks.own_steps import brings_steps
 
+# Of Lightning: what a training does by itself, or cannot have, and what to use instead.
+_INSTEAD: dict[str, str] = {
+    "StochasticWeightAveraging": "trainer.swa_start averages weights",
+    "WeightAveraging": "trainer.ema_decay averages weights",
+    "GradientAccumulationScheduler": "trainer.accumulate cuts a batch into micro-batches",
+    "LearningRateFinder": "`scaledl find lr` finds one",
+    "BatchSizeFinder": "`scaledl find batch_size` finds one",
+    "LearningRateMonitor": "metrics.jsonl and TensorBoard have the rate of every step",
+    "DeviceStatsMonitor": "trainer.profiler measures a training",
+    "ThroughputMonitor": "trainer.profiler measures a training",
+    "ProgressBar": "the display is scaledl's own",
+    "ModelPruning": "`scaledl compress --method prune` removes channels",
+}
+
 
 def own_callbacks(config: Config) -> list[pl.Callback]:
     """In the config's order. Raises UsageError for what cannot be imported or made, or is no callback."""
@@ -71,4 +85,11 @@ def _made(key: str, entry: str | CallbackConfig) -> pl.Callback:
             f"{key}: {path} writes checkpoints, which training does by itself: trainer.checkpoint_every_n_steps, "
             "keep_last and select say which"
         )
+    instead = next((_INSTEAD[kind.__name__] for kind in type(callback).__mro__ if _is_replaced(kind)), None)
+    if instead is not None:
+        raise UsageError(f"{key}: {path} does not go with this training; instead: {instead}")
     return callback
+
+
+def _is_replaced(kind: type) -> bool:
+    return kind.__name__ in _INSTEAD and kind.__module__.startswith("pytorch_lightning.")

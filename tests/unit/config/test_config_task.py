@@ -76,6 +76,10 @@ def test_objectives_that_nobody_measures() -> None:
             ("task.name=semi_supervised", "task.class_weights=balanced"),
             "=semi_supervised null: it has no such",
         ),
+        (
+            ("task.name=semi_supervised", "task.unlabeled_fraction=0.5", "data.sampling=balanced"),
+            "data.sampling (command line): got balanced; allowed: shuffle with task.unlabeled_fraction",
+        ),
         (("task.focal_gamma=3",), "got 3.0; allowed: 2.0 with the loss cross_entropy: it is a key of focal; change it"),
         (("task.name=regression", "task.huber_delta=3"), "allowed: 1.0 with the loss mse: it is a key of huber"),
         (("task.name=contrastive", "task.margin=1"), "allowed: 0.2 with the loss nt_xent: it is a key of triplet"),
@@ -156,3 +160,8 @@ def test_a_problem_of_a_head_names_the_key_in_it_and_no_other(override: str, pro
     with pytest.raises(ConfigError) as error:
         load_config(None, ["task.name=multi_task", override])
     assert [str(problem) for problem in error.value.problems] == problems
+
+
+def test_a_key_of_one_loss_is_searched_with_that_loss() -> None:
+    said = problem("tune.space={task.loss: [cross_entropy, focal], task.focal_gamma: {uniform: [1, 3]}}")
+    assert "search it there only: task.focal_gamma: {uniform: [1.0, 3.0], when: {task.loss: focal}}" in said

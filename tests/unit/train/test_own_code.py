@@ -185,6 +185,14 @@ def test_lightning_s_own_callbacks_work(tmp_path: Path, data: DataModule) -> Non
         ("os:getcwd", "gives a str; allowed: a pytorch_lightning.Callback"),
         ({"path": "tests.own_modules:Counter", "args": {"nose": 1}}, r"cannot be made with \{'nose': 1\}"),
         ("pytorch_lightning.callbacks:ModelCheckpoint", "writes checkpoints, which training does by itself"),
+        (
+            {"path": "pytorch_lightning.callbacks:StochasticWeightAveraging", "args": {"swa_lrs": 0.1}},
+            r"does not go with this training; instead: trainer\.swa_start",
+        ),
+        ("pytorch_lightning.callbacks:EMAWeightAveraging", r"instead: trainer\.ema_decay"),
+        ("pytorch_lightning.callbacks:LearningRateMonitor", r"instead: metrics\.jsonl"),
+        ("pytorch_lightning.callbacks:LearningRateFinder", "instead: `scaledl find lr`"),
+        ("pytorch_lightning.callbacks:TQDMProgressBar", "instead: the display is scaledl's own"),
     ],
 )
 def test_wrong_callbacks_are_refused_before_a_run_is_made(entry: Any, message: str, data: DataModule) -> None:
@@ -199,8 +207,8 @@ def test_state_that_could_not_be_read_again_is_refused(tmp_path: Path, data: Dat
 
 
 def test_what_lightning_refuses_is_bad_usage(tmp_path: Path, data: DataModule) -> None:
-    config = replace(BASE, {"trainer.callbacks": ["pytorch_lightning.callbacks:LearningRateMonitor"]})
-    with pytest.raises(UsageError, match=r"Lightning cannot use .* no logger"):
+    config = replace(BASE, {"trainer.callbacks": ["tests.own_modules:Picky"]})
+    with pytest.raises(UsageError, match=r"Lightning cannot use .* nothing suits me"):
         train(tmp_path, config, data)
 
 

@@ -94,6 +94,9 @@ def conflicts(config: Config) -> list[Conflict]:
     found += optim_conflicts(config.optimizer, config.scheduler, config.trainer) + stage_conflicts(
         config.optimizer, config.compress.stages
     )
+    if config.data.sampling == "balanced" and config.task.unlabeled_fraction:
+        allowed = "shuffle with task.unlabeled_fraction: to balance classes is to look at the labels of all samples"
+        found.append(Conflict("data.sampling", "task.unlabeled_fraction", "balanced", allowed))
     found += uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
     found += transfer_conflicts(config.transfer, config.trainer)
     return found + task_conflicts(config.task) + objective_conflicts(config.tune, config.task)
