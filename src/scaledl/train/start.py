@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +10,19 @@ from scaledl.config import Config
 from scaledl.config.imported import imports_of
 from scaledl.console import get_console
 from scaledl.data import DataSpec
+from scaledl.models.ends import head_names
 from scaledl.models.pretrained import Report
 from scaledl.models.sources import begin_with_
 from scaledl.models.structure import Model, load_model, save_model
 from scaledl.run import Parent, Run, atomic_json
 from scaledl.tasks.model import model_for, task_around
-from scaledl.train.freezing import plan_transfer
+from scaledl.train.freezing import NEVER, plan_transfer
 from scaledl.train.lora import lora_targets
 from scaledl.train.own import check_own_steps, own_callbacks
 
 START = "start"
 REPORT = "pretrained.json"
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ def find_start(config: Config, spec: DataSpec, run: Path | None = None) -> Start
     if run is not None and (kept := _kept(run, config)) is not None:
         return Start(kept)
     model, source = model_for(config, spec), config.model.pretrained
-    _check_transfer(model, config)
+    frozen = _never_learning(model, config)
     check_own_steps(config, model.module)
     task_around(model.module, config, spec)
     own_callbacks(config)
     if source is None:
+        if "model.name" not in imports_of(config):  # a class of one's own may bring learned weights
+            _warn_of_random(frozen, config)
         return Start(model)
     model, report, origin = begin_with_(
         *(model, source),
@@ -53,6 +58,7 @@ def find_start(config: Config, spec: DataSpec, run: Path | None = None) -> Start
         seed=config.run.seed,
         tokenizer=spec.tokenizer,
     )
+    _warn_of_random([name for name in (*report.replaced, *report.fresh) if name in frozen], config)
     return Start(model, report, () if origin is None else (origin.as_parent(),))
 
 
@@ -67,12 +73,24 @@ def keep_start(run: Run, start: Start) -> None:
     run.record(START, REPORT)
 
 
-def _check_transfer(model: Model, config: Config) -> None:
-    """Refuse patterns that match nothing before anything is written."""
-    if config.transfer.lora.rank:
-        lora_targets(model.module, model.structure, config.transfer.lora)
-    else:
-        plan_transfer(model.module, model.structure, config.transfer)
+def _never_learning(model: Model, config: Config) -> frozenset[str]:
+    """Parameters that stay as they begin. Refuses patterns that match nothing before anything is written."""
+    names, transfer = {name for name, _ in model.module.named_parameters()}, config.transfer
+    if transfer.lora.rank:
+        lora_targets(model.module, model.structure, transfer.lora)
+        return frozenset(names - head_names(model.structure))
+    begins = plan_transfer(model.module, model.structure, transfer).begins
+    return frozenset(name for name, epoch in begins.items() if epoch == NEVER)
+
+
+def _warn_of_random(frozen: Iterable[str], config: Config) -> None:
+    """Of parameters that were not loaded and never learn."""
+    names = sorted(frozen)
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
+        key = "transfer.lora" if config.transfer.lora.rank else "transfer.freeze"
+        fix = "model.pretrained loads learned ones" if config.model.pretrained is None else f"leave them out of {key}"
+        get_console().warn(f"{key}: {shown} begin with random values and never learn; fix: {fix}")
 
 
 def _kept(path: Path, config: Config) -> Model | None:

@@ -71,6 +71,23 @@ def test_later_attempts_need_the_source_no_more(source: Path, tmp_path: Path) ->
     assert api.train(config).state == "complete"
 
 
+@pytest.mark.parametrize("transfer", [{"transfer.freeze": ["hidden.*"]}, {"transfer.lora.rank": 2}])
+def test_random_values_that_never_learn_are_told(
+    source: Path, transfer: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    [key] = (name.rpartition(".")[0] if "lora" in name else name for name in transfer)
+    whole = second(source, **transfer)
+    data = build_data(whole.data, 0)
+    find_start(whole, data.spec)
+    assert "random" not in capfd.readouterr().err
+    find_start(replace(whole, {"model.pretrained": None}), data.spec)
+    said = capfd.readouterr().err
+    assert f"{key}: hidden.0.bias, hidden.0.weight begin with random values and never learn" in said
+    assert "fix: model.pretrained loads learned ones" in said
+    find_start(replace(whole, {"transfer.head": "replace"}), data.spec)
+    assert "random" not in capfd.readouterr().err, "the head begins anew, and learns"
+
+
 def test_what_does_not_fit_leaves_no_run_behind(source: Path) -> None:
     for keys, message in (
         ({"model.hidden": [8]}, "is of another model"),
