@@ -108,12 +108,23 @@ def print_trained(run: Run) -> None:
     """The result of a training, and what to do with it."""
     console = get_console()
     rows = [(heading(name), written(name, value)) for name, value in _test_figures(run).items()]
+    rows += [*_test_samples(run), ("run", str(run.path))]
     width = max(map(len, ("report", *(label for label, _ in rows))))
-    for label, value in [*rows, ("run", str(run.path))]:
+    for label, value in rows:
         console.result(f"{label:<{width}}  {value}")
     _print_report(run, " " * (width - 4))
+    for table in sorted(run.path.glob("fit-profile-0*.txt")):
+        console.result(f"{'profile':<{width}}  {table}")
     console.result("try next:")
     console.result(f"  {command('compress', run.path, *usual_recipe(run.config))}")
+
+
+def _test_samples(run: Run) -> list[tuple[str, str]]:
+    """How many, where the config leaves some of the test split out."""
+    if run.config.trainer.limit_test_batches == 1.0:
+        return []
+    count = json.loads((run.path / "evaluation.json").read_bytes())["count"]
+    return [("test samples", f"{count:,}, as trainer.limit_test_batches says")]
 
 
 def _test_figures(run: Run) -> dict[str, float]:

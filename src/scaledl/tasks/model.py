@@ -50,7 +50,9 @@ def _check_target(task: type[Task], config: Config, spec: DataSpec) -> None:
     if spec.target in task.targets:
         _check_unlabeled(task, config, spec)
         return
-    allowed = ", ".join(name for name in TASKS.names() if spec.target in TASKS.resolve(name).targets)
+    of_texts = () if spec.modality == "text" else ("language_modeling", "masked_language_modeling")
+    known = (name for name in TASKS.names() if name not in of_texts)
+    allowed = ", ".join(name for name in known if spec.target in TASKS.resolve(name).targets)
     raise UsageError(
         f"task.name: got {config.task.name}, and the targets of data.source {spec.source} are {spec.target!r}; "
         f"allowed for them: {allowed or 'none'}" + (f"; {config.task.name} learns {task.learns}" if task.learns else "")

@@ -80,6 +80,18 @@ def test_objectives_that_nobody_measures() -> None:
             ("task.name=semi_supervised", "task.unlabeled_fraction=0.5", "data.sampling=balanced"),
             "data.sampling (command line): got balanced; allowed: shuffle with task.unlabeled_fraction",
         ),
+        (
+            ("task.name=transcription", "task.metrics=[accuracy]"),
+            "got accuracy; allowed: with task.name=transcription []: it has figures of its own alone",
+        ),
+        (
+            ("task.name=multi_task", "task.heads={a: {kind: numbers, columns: [x]}}", "task.loss=my.losses:mine"),
+            "got my.losses:mine; allowed: with task.name=multi_task null: each head has the loss of its kind",
+        ),
+        (
+            ("task.heads={a: {kind: numbers, columns: [x]}}",),
+            "got {'a': {'kind': 'numbers', 'columns': ['x']}}; allowed: with task.name=classification {}",
+        ),
         (("task.focal_gamma=3",), "got 3.0; allowed: 2.0 with the loss cross_entropy: it is a key of focal; change it"),
         (("task.name=regression", "task.huber_delta=3"), "allowed: 1.0 with the loss mse: it is a key of huber"),
         (("task.name=contrastive", "task.margin=1"), "allowed: 0.2 with the loss nt_xent: it is a key of triplet"),

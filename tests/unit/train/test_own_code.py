@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from scaledl import api
+from scaledl.commands.output import print_trained
 from scaledl.config import Config, ConfigError, load_config, replace
 from scaledl.config.imported import check_trusted
 from scaledl.data import DataModule, build_data
@@ -234,12 +235,14 @@ def test_a_limited_epoch_goes_on_exactly(tmp_path: Path, data: DataModule) -> No
     assert all(torch.equal(value, state[name]) for name, value in whole.model.module.state_dict().items())
 
 
-def test_a_fast_dev_run_is_one_short_epoch_of_everything(tmp_path: Path) -> None:
+def test_a_fast_dev_run_is_one_short_epoch_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(BASE, {"trainer.fast_dev_run": 2, "run.root": str(tmp_path), "run.name": "dev", "run.id": "one"})
     run = api.train(replace(config, {"scheduler.warmup_epochs": 2.0, "data.eval_batch_size": 20}))
     assert len(losses(run)) == 2
     assert json.loads((run.path / "evaluation.json").read_text())["count"] == 40
     assert run.config.trainer.epochs == 1
+    print_trained(run)
+    assert "test samples   40, as trainer.limit_test_batches says" in capsys.readouterr().out
     assert api.train(replace(config, {"scheduler.warmup_epochs": 2.0, "data.eval_batch_size": 20})).state == "complete"
 
 
@@ -252,6 +255,8 @@ def test_torchs_profiler_prints_nothing_of_its_own(tmp_path: Path) -> None:
     assert "profiler_start" not in said
     assert "DeviceProperties" not in said
     assert len(list(tmp_path.glob("*/latest/fit-profile-0*.pt.trace.json"))) == 1
+    [profile] = [line for line in done.stdout.splitlines() if line.startswith("profile")]
+    assert Path(profile.split()[1]).name == "fit-profile-0.txt"
 
 
 @pytest.mark.filterwarnings("error:Warning. Profiler clears events")

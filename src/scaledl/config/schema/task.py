@@ -131,11 +131,14 @@ def task_conflicts(task: TaskConfig) -> list[Conflict]:
     """What the task has no use for."""
     traits, default = task.traits, TaskConfig()
     found = []
-    if task.loss in LOSSES and task.loss not in traits.losses and traits.keys is not None:
+    if traits.keys is not None and task.loss is not None and not traits.losses:
+        found.append(_conflict("loss", task.loss, "null: each head has the loss of its kind", task))
+    elif traits.keys is not None and task.loss in LOSSES and task.loss not in traits.losses:
         found.append(_conflict("loss", task.loss, f"one of {', '.join(traits.losses)}", task))
     for name in task.metrics if traits.keys is not None else ():
         if name not in (*traits.addable, *traits.figures):
-            found.append(_conflict("metrics", name, f"any of {', '.join(traits.addable)}", task))
+            allowed = f"any of {', '.join(traits.addable)}" if traits.addable else "[]: it has figures of its own alone"
+            found.append(_conflict("metrics", name, allowed, task))
     if task.class_weights is not None and task.loss is not None and task.loss not in LOSSES:
         found.append(Conflict("task.class_weights", "task.loss", str(task.class_weights), "null with one's own loss"))
     found += _head_conflicts(task)
@@ -161,6 +164,8 @@ def _loss_conflicts(task: TaskConfig) -> list[Conflict]:
 
 
 def _written(value: object) -> str:
+    if isinstance(value, dict):
+        return str({name: one.model_dump(exclude_unset=True) for name, one in value.items()})
     return "null" if value is None else str(value)
 
 
