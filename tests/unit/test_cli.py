@@ -16,6 +16,7 @@ from scaledl.commands.arguments import positive_ints, split_arguments, tell_defa
 from scaledl.commands.output import command, print_json
 from scaledl.config import Config
 from scaledl.console import get_console
+from scaledl.distributed.local import PROGRAM_VARIABLE
 from scaledl.errors import Interrupted, Preempted, ScaledlError, UsageError, VerdictError
 from scaledl.run import Run
 
@@ -261,6 +262,14 @@ def test_of_several_ranks_one_says_that_there_is_no_config_file(
         monkeypatch.setenv(name, value)
     tell_defaults("using", ["data.source=digits"])
     assert capsys.readouterr().out.count("using the defaults, and the command line's keys over them") == said
+
+
+def test_ranks_do_not_say_again_what_the_command_that_started_them_has_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(PROGRAM_VARIABLE, "scaledl")
+    tell_defaults("using", [])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_rank_without_a_place_says_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from scaledl.config import Config, load_config
 from scaledl.config.imported import check_trusted
 from scaledl.console import get_console
 from scaledl.distributed.environment import detect_cluster
+from scaledl.distributed.local import PROGRAM_VARIABLE
 from scaledl.errors import UsageError
 from scaledl.run import Run, find_run, list_runs
 
@@ -71,6 +72,8 @@ def tell_defaults(does: str, overrides: list[str]) -> None:
 
 
 def _is_first() -> bool:
+    if PROGRAM_VARIABLE in os.environ:  # a rank of a command that has said it
+        return False
     try:
         return detect_cluster(os.environ).rank == 0
     except UsageError:  # who joins the other ranks is told then

@@ -113,7 +113,8 @@ def _row(trial: Trial, names: list[str], objectives: int) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """As a config has it."""
+    return f"{value:.3g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
 def _counts(trials: list[Trial], asked: int) -> str:

@@ -22,15 +22,17 @@ def default_space(config: Config) -> dict[str, Any]:
     )
     space: dict[str, Any] = {
         "optimizer.lr": {"loguniform": [_rounded(lr / 10**_DECADES), _rounded(lr * 10**_DECADES)]},
-        f"optimizer.{'l2' if _only_penalties(config) else 'weight_decay'}": {"loguniform": [1e-5, 0.3]},
+        **_decay(config),
         "data.batch_size": {"choice": sizes},
     }
     return space | ({"task.label_smoothing": {"uniform": [0.0, 0.2]}} if _smooths(config.task) else {})
 
 
-def _only_penalties(config: Config) -> bool:
-    """Whether the optimizer has no weight decay of its own."""
-    return "weight_decay" in config.optimizer.foreign(config.optimizer.name)
+def _decay(config: Config) -> dict[str, Any]:
+    """Weight decay, or the penalty of an optimizer that has none."""
+    if "weight_decay" in config.optimizer.foreign(config.optimizer.name):
+        return {"optimizer.l2": {"uniform": [0.0, 0.1]}}
+    return {"optimizer.weight_decay": {"loguniform": [1e-5, 0.3]}}
 
 
 def _smooths(task: TaskConfig) -> bool:
