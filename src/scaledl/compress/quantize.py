@@ -23,6 +23,7 @@ from scaledl.models.quantized import (
     prepare_qat,
 )
 from scaledl.models.structure import Model
+from scaledl.tasks.own_steps import brings_steps
 
 # Fake quantization raises under bf16 autocast, and averaged weights do not fit the ranges found with the others.
 QAT_TRAINER = {
@@ -41,6 +42,11 @@ def apply_qat(model: Model, context: StageContext) -> Model:
     stage = context.stage
     assert isinstance(stage, QATConfig), stage.method
     engine = context.config.export.engine
+    if brings_steps(model.module):
+        get_console().info(
+            f"{context.label}: fake-quantized, {type(model.module).__name__} has no steps of its own: it learns by "
+            "task.loss, optimizer and scheduler of the config"
+        )
     start = start_model(context.run, lambda: prepare_qat(model, engine), trust=context.trust)
     config = finetune_config(context, epochs_share=0.25, lr_share=0.1)
     changes = QAT_TRAINER if stage.ema_decay is None else {**QAT_TRAINER, "trainer.ema_decay": stage.ema_decay}

@@ -53,7 +53,7 @@ def check_coder(config: AutoencoderConfig, inputs: Inputs) -> None:
     if inputs.categories:
         raise UsageError(
             f"model.family: got {config.family}, and {len(inputs.categories)} columns of the data hold categories, "
-            "which it cannot put together again; allowed: tables of numbers; fix: leave those columns out of the data"
+            "which it cannot put together again; allowed: tables of numbers; fix: data.categories=one_hot"
         )
     if inputs.kind == "table":
         check_no_channels(config)

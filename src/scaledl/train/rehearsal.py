@@ -30,7 +30,10 @@ class Rehearsal:
         learner = make_learner(config, self.settings, data, model, Ranks())
         if isinstance(learner.task, OwnSteps):
             name = type(model.module).__name__
-            raise UsageError(f"model.name: {name} learns by its own steps, which a training alone can run")
+            raise UsageError(
+                f"model.name: {name} learns by its own steps, which only a training can run; fix: compare short trainings "
+                "(trainer.fast_dev_run), or search its arguments with `scaledl tune` and tune.space.model.args.KEY"
+            )
         self.task = learner.task.to(self.device)
         if learner.plan.freezes:
             batchnorm_eval = config.transfer.frozen_batchnorm == "eval"

@@ -89,7 +89,8 @@ def _warn_of_random(frozen: Iterable[str], config: Config) -> None:
     if names:
         shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
         key = "transfer.lora" if config.transfer.lora.rank else "transfer.freeze"
-        fix = "model.pretrained loads learned ones" if config.model.pretrained is None else f"leave them out of {key}"
+        others = "transfer.freeze instead of adapters" if config.transfer.lora.rank else "leave them out of it"
+        fix = "model.pretrained loads learned ones" if config.model.pretrained is None else others
         get_console().warn(f"{key}: {shown} begin with random values and never learn; fix: {fix}")
 
 

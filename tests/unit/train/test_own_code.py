@@ -15,8 +15,11 @@ import torch.nn.functional as F
 
 from scaledl import api
 from scaledl.commands.output import print_trained
+from scaledl.compress.quantize import apply_qat
+from scaledl.compress.stage import StageContext
 from scaledl.config import Config, ConfigError, load_config, replace
 from scaledl.config.imported import check_trusted
+from scaledl.config.schema import QATConfig
 from scaledl.data import DataModule, build_data
 from scaledl.errors import UsageError
 from scaledl.models.structure import load_model
@@ -289,3 +292,15 @@ def test_code_that_a_saved_config_names_needs_trust() -> None:
             check_trusted(config, False, "the run")
         check_trusted(config, True, "the run")
     check_trusted(BASE, False, "the run")
+
+
+def test_quantized_it_has_no_steps_of_its_own_and_that_is_said(
+    tmp_path: Path, data: DataModule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_keys(**LIT)
+    model = model_for(config, data.spec)
+    run = Run.create(tmp_path, "own", "one", config=config)
+    with run.attempt():
+        apply_qat(model, StageContext(config, QATConfig(epochs=1, teacher_weight=0), run, data, model, 0, run, True))
+    said = capsys.readouterr().out
+    assert "Lit has no steps of its own: it learns by task.loss, optimizer and scheduler of the config" in said
