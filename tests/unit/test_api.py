@@ -88,6 +88,11 @@ def test_a_recipe_keeps_its_id_when_keys_with_defaults_are_added(config: Config)
     assert running._recipe_id(run, run.as_parent(), other) != known
 
 
+def test_one_batch_and_all_batches_have_ids_of_their_own() -> None:
+    one = replace(Config(), {"trainer.limit_train_batches": 1})
+    assert running._digest(one) != running._digest(Config())
+
+
 def test_sections_of_defaults_alone_have_ids_of_their_own() -> None:
     """Their names are defaults as well."""
     families = [Config.model_validate({"model": {"family": family}}) for family in ("mlp", "vit", "resnet")]

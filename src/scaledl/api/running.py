@@ -11,6 +11,7 @@ from typing import Any
 
 from scaledl.api.results import check_data, data_of, keep_result, publish, reported_attempt
 from scaledl.config import FREE_KEYS, Config, changed_keys, describe_changes, replace
+from scaledl.config.compare import BATCHES
 from scaledl.config.shortened import shortened
 from scaledl.console import get_console
 from scaledl.distributed.ranks import current_ranks
@@ -213,5 +214,6 @@ def _digest(config: Config, *more: str) -> str:
     not of values that are the default, so that keys which a newer scaledl has do not count."""
     chosen = [config.model.family, *(stage.method for stage in config.compress.stages)]  # defaults of their sections
     told = config.model_dump(mode="json", exclude=_UNDECIDED, exclude_defaults=True)
-    content = json.dumps([chosen, {name: keys for name, keys in told.items() if keys}, *more], sort_keys=True)
+    single = [key for key, value in config.trainer if key.endswith(BATCHES) and type(value) is int and value == 1]
+    content = json.dumps([chosen, {name: keys for name, keys in told.items() if keys}, *more, *single], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -121,7 +121,8 @@ def print_trained(run: Run) -> None:
 
 def _test_samples(run: Run) -> list[tuple[str, str]]:
     """How many, where the config leaves some of the test split out."""
-    if run.config.trainer.limit_test_batches == 1.0:
+    limit = run.config.trainer.limit_test_batches
+    if isinstance(limit, float) and limit == 1:  # 1 is one batch
         return []
     count = json.loads((run.path / "evaluation.json").read_bytes())["count"]
     return [("test samples", f"{count:,}, as trainer.limit_test_batches says")]

@@ -18,6 +18,9 @@ FREE_KEYS = (
 )
 
 
+BATCHES = "_batches"  # ends keys whose whole numbers are counts, and others shares
+
+
 def changed_keys(old: Settings, new: Settings, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ -> (old, new); None stands for a key that is not there.
 
@@ -28,7 +31,12 @@ def changed_keys(old: Settings, new: Settings, *, ignore: Sequence[str] = ()) ->
     """
     before, after = _flat(_plain(old)), _flat(_plain(new))
     keys = (key for key in sorted(before.keys() | after.keys()) if not key.startswith(tuple(ignore)))
-    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+    return {key: (before.get(key), after.get(key)) for key in keys if _differ(key, before.get(key), after.get(key))}
+
+
+def _differ(key: str, was: Any, now: Any) -> bool:
+    """One batch is 1, all of them are 1.0."""
+    return bool(was != now) or (key.endswith(BATCHES) and type(was) is not type(now))
 
 
 def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:

@@ -31,8 +31,8 @@ class Rehearsal:
         if isinstance(learner.task, OwnSteps):
             name = type(model.module).__name__
             raise UsageError(
-                f"model.name: {name} learns by its own steps, which only a training can run; fix: compare short trainings "
-                "(trainer.fast_dev_run), or search its arguments with `scaledl tune` and tune.space.model.args.KEY"
+                f"model.name: {name} learns by its own steps, which only a training can run; fix: search its arguments "
+                "with `scaledl tune`, in tune.space.model.args.KEY"
             )
         self.task = learner.task.to(self.device)
         if learner.plan.freezes:

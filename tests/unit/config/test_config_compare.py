@@ -42,3 +42,9 @@ def test_another_family() -> None:
 
 def test_the_line_for_a_message() -> None:
     assert describe_changes({"a": (1, None), "b": ("x", "y")}) == "a (was 1, is None), b (was 'x', is 'y')"
+
+
+def test_one_batch_is_not_all_batches() -> None:
+    one = replace(Config(), {"trainer.limit_train_batches": 1})
+    assert changed_keys(Config(), one) == {"trainer.limit_train_batches": (1.0, 1)}
+    assert changed_keys(one, one) == {}
