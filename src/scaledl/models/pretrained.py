@@ -87,13 +87,18 @@ def load_into_(model: Model, found: Tensors, head: str = "auto") -> Report:
     source = _aligned(found.values, target)
     ends = Ends(head_names(model.structure), first_names(model.structure), head, found)
     fates = {name: ends.fate(name, source[name], place) for name, place in target.items() if name in source}
-    misfits = [
-        f"{name} is {list(source[name].shape)} there and {list(target[name].shape)} here"
+    misfits = {
+        name: f"{name} is {list(source[name].shape)} there and {list(target[name].shape)} here"
         for name, fate in fates.items()
         if fate == "misfit"
-    ]
+    }
     if misfits:
-        raise UsageError(f"model.pretrained: {found.where} is of another model: {_shown(misfits, '; ')}")
+        said = _shown(misfits.values(), "; ")
+        if misfits.keys() <= ends.of_head:
+            raise UsageError(
+                f"transfer.head: got {head}, and the head of {found.where} does not fit: {said}; allowed: auto"
+            )
+        raise UsageError(f"model.pretrained: {found.where} is of another model: {said}")
     fresh = tuple(name for name in target if name not in source)
     _check_share(found, target.keys() - ends.of_head - ends.of_first, fates.keys())
     for name, fate in fates.items():
