@@ -95,9 +95,7 @@ def load_into_(model: Model, found: Tensors, head: str = "auto") -> Report:
     if misfits:
         said = _shown(misfits.values(), "; ")
         if misfits.keys() <= ends.of_head:
-            raise UsageError(
-                f"transfer.head: got {head}, and the head of {found.where} does not fit: {said}; allowed: auto"
-            )
+            raise UsageError(f"transfer.head: got {head}, and {said} ({found.where}); allowed: auto, replace")
         raise UsageError(f"model.pretrained: {found.where} is of another model: {said}")
     fresh = tuple(name for name in target if name not in source)
     _check_share(found, target.keys() - ends.of_head - ends.of_first, fates.keys())

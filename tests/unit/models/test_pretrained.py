@@ -94,7 +94,7 @@ def test_the_head_of_other_classes_begins_anew(tmp_path: Path) -> None:
     assert set(report.replaced) == {"head.weight", "head.bias"} == head_names(model.structure)
     assert same(model, fresh, report.replaced)
     assert same(model, source, report.loaded)
-    with pytest.raises(UsageError, match=r"head.weight is \[7, 32\] there and \[4, 32\] here"):
+    with pytest.raises(UsageError, match=r"transfer\.head: got keep, and head\.weight is \[7, 32\] there"):
         begin(make(), str(tmp_path / "w.safetensors"), tmp_path, head="keep")
 
 
