@@ -106,7 +106,7 @@ class Chunks:
         if not numbers:
             return
         rest, begun = deque(numbers), deque[tuple[int, list[Future[list[_Found | str]]]]]()
-        with quiet_images(), self.images.writing(), ThreadPoolExecutor(num_cpus() + 1) as pool:
+        with quiet_images(), self.images.writing(), ThreadPoolExecutor(num_cpus()) as pool:
             try:
                 while rest or begun:
                     while rest and len(begun) < _AHEAD:

@@ -286,7 +286,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.
     source = image_folder(tmp_path / "s", each=40)
     prepare(source, tmp_path / "whole", config())
     monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
-    monkeypatch.setattr(chunks_module, "num_cpus", lambda: 0)  # and one thread more
+    monkeypatch.setattr(chunks_module, "num_cpus", lambda: 1)
     seen: list[Path] = []
 
     def counting(content: Path, *more: Any) -> Any:
