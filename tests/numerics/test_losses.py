@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -43,21 +45,33 @@ def test_cross_entropy() -> None:
     torch.testing.assert_close(cross_entropy(LOGITS, CLASSES, TaskConfig(), weight), values * weight[CLASSES])
 
 
+@pytest.mark.parametrize("loss_fn", [cross_entropy, focal])
 @pytest.mark.parametrize("mask", [-1e4, float("-inf")])
-def test_smoothing_among_the_classes_that_are_possible(mask: float) -> None:
+def test_smoothing_among_the_classes_that_are_possible(mask: float, loss_fn: Callable[..., Tensor]) -> None:
     """As if the others were not there, whose share would add 0.3 / 6 * 10,000 to the loss of each sample."""
     config, weight = TaskConfig(label_smoothing=0.3), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     masked = torch.cat([LOGITS, torch.full((6, 2), mask)], 1)
     shares = F.one_hot(CLASSES, 4).float()
     for targets, more in ((CLASSES, CLASSES), (shares, F.pad(shares, (0, 2)))):
         for given in (None, weight):
-            expected = cross_entropy(LOGITS, targets, config, None if given is None else given[:4])
-            torch.testing.assert_close(cross_entropy(masked, more, config, given), expected)
+            expected = loss_fn(LOGITS, targets, config, None if given is None else given[:4])
+            torch.testing.assert_close(loss_fn(masked, more, config, given), expected)
     steps, tags = masked.view(2, 3, 6).movedim(2, 1), CLASSES.view(2, 3).clone()
     tags[0, 1] = IGNORED
-    expected = cross_entropy(LOGITS.view(2, 3, 4).movedim(2, 1), tags, config)
-    torch.testing.assert_close(cross_entropy(steps, tags, config), expected)
+    expected = loss_fn(LOGITS.view(2, 3, 4).movedim(2, 1), tags, config)
+    torch.testing.assert_close(loss_fn(steps, tags, config), expected)
     assert expected[0, 1] == 0
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 3.0, 4.0])])
+def test_smoothing_where_nobody_looks_for_masks_is_that_of_torch(
+    weight: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where looking means waiting."""
+    config = TaskConfig(label_smoothing=0.3)
+    expected = F.cross_entropy(LOGITS, CLASSES, weight, reduction="none", label_smoothing=0.3)
+    monkeypatch.setattr("scaledl.tasks.losses.may_be_masked", lambda outputs: True)
+    torch.testing.assert_close(cross_entropy(LOGITS, CLASSES, config, weight), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])

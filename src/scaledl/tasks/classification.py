@@ -16,7 +16,7 @@ from scaledl.errors import UsageError
 from scaledl.runtime.outputs import OutputKind
 from scaledl.runtime.signature import Outputs
 from scaledl.tasks.base import Task
-from scaledl.tasks.losses import has_impossible, loss_fn, mean_over_samples
+from scaledl.tasks.losses import loss_fn, may_be_masked, mean_over_samples
 from scaledl.tasks.meter import Pairs
 
 
@@ -45,7 +45,7 @@ class ClassificationTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         config = self.config if self.training else self._plain
-        smoothed = config.label_smoothing > 0 and has_impossible(output)
+        smoothed = config.label_smoothing > 0 and may_be_masked(output)
         if self._weight is None and batch.y.ndim == 1 and config.loss in (None, "cross_entropy") and not smoothed:
             return F.cross_entropy(output, batch.y, label_smoothing=config.label_smoothing)
         return mean_over_samples(self.values(output, batch.y), self._counted(batch.y, output))

@@ -59,7 +59,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: 
     multiplies the value of each class.
     """
     outputs = outputs.float()
-    if config.label_smoothing and has_impossible(outputs):
+    if config.label_smoothing and may_be_masked(outputs):
         return _smoothed_among_possible(outputs, targets, config.label_smoothing, weight)
     return F.cross_entropy(
         outputs,
@@ -71,9 +71,10 @@ def cross_entropy(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: 
     )
 
 
-def has_impossible(outputs: Tensor) -> bool:
-    """Whether a model masks classes: by logits of about `IMPOSSIBLE`, or of minus infinity."""
-    return bool((outputs < IMPOSSIBLE / 2).any())
+def may_be_masked(outputs: Tensor) -> bool:
+    """Whether a model masks classes: by logits of about `IMPOSSIBLE`, or of minus infinity. Of outputs on a GPU it may:
+    to look at them would be to wait for them, in every step."""
+    return outputs.device.type != "cpu" or bool((outputs < IMPOSSIBLE / 2).any())
 
 
 def _smoothed_among_possible(outputs: Tensor, targets: Tensor, smoothing: float, weight: Tensor | None) -> Tensor:
@@ -101,8 +102,9 @@ def focal(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor |
         missing = torch.sigmoid(torch.where(targets > 0.5, -outputs, outputs))
         return missing**config.focal_gamma * bce(outputs, targets, config, weight)
     if targets.is_floating_point() or config.label_smoothing:
-        log_p = F.log_softmax(outputs, 1)
-        shares = _shares(targets, outputs.shape[1], config.label_smoothing)
+        possible = outputs >= IMPOSSIBLE / 2
+        log_p = F.log_softmax(outputs.clamp(min=IMPOSSIBLE), 1)
+        shares = _shares(targets, possible, config.label_smoothing)
         values = shares * (1 - log_p.exp()) ** config.focal_gamma * log_p
         return -(values if weight is None else values * weight.view(-1, *[1] * (values.ndim - 2))).sum(1)
     values = F.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="none")
@@ -110,13 +112,14 @@ def focal(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor |
     return (1 - torch.exp(-values)) ** config.focal_gamma * values * scale
 
 
-def _shares(targets: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Classes int64 [B, ...] or their shares [B, K, ...] -> shares [B, K, ...], part of them of all classes alike; 0
-    where the target is IGNORED."""
+def _shares(targets: Tensor, possible: Tensor, smoothing: float) -> Tensor:
+    """Classes int64 [B, ...] or their shares [B, K, ...] -> shares [B, K, ...], part of them of all `possible` classes
+    (bool, of the same shape) alike; 0 where the target is IGNORED."""
     if not targets.is_floating_point():
         counted = (targets != IGNORED).unsqueeze(1)
-        targets = F.one_hot(targets.clamp(min=0), classes).movedim(-1, 1) * counted.float()
-    return (1 - smoothing) * targets + smoothing / classes * targets.sum(1, keepdim=True)
+        targets = F.one_hot(targets.clamp(min=0), possible.shape[1]).movedim(-1, 1) * counted.float()
+    even = possible / possible.sum(1, keepdim=True).clamp(min=1)
+    return (1 - smoothing) * targets + smoothing * even * targets.sum(1, keepdim=True)
 
 
 def bce(outputs: Tensor, targets: Tensor, config: TaskConfig, weight: Tensor | None = None) -> Tensor:
