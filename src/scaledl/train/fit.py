@@ -45,7 +45,7 @@ from scaledl.train.freezing import Freezing, Plan
 from scaledl.train.learner import Learner, make_learner
 from scaledl.train.lora import merged
 from scaledl.train.own import announce_own_steps, check_own_steps, own_callbacks, refusals
-from scaledl.train.precision import runs_in_bf16
+from scaledl.train.precision import bf16_problem
 from scaledl.train.settings import Settings, halve_micro_batch, prepare_module, resolve_settings
 from scaledl.train.share import can_be_blank
 from scaledl.train.steps import steps_per_epoch, total_steps
@@ -245,7 +245,7 @@ def _learner(fitting: Fitting) -> Learner:
     learner = make_learner(config, settings, fitting.data, fitting.model, fitting.ranks)
     if fitting.teacher is not None:
         teacher = prepare_module(copy.deepcopy(fitting.teacher.module), settings)
-        bf16 = settings.teacher_bf16 and runs_in_bf16(fitting.teacher)
+        bf16 = settings.teacher_bf16 and not bf16_problem(fitting.teacher)
         learner.task.auxiliary = SoftTargets(
             teacher, fitting.teacher_weight, fitting.temperature, learner.task.soft_loss, bf16=bf16
         )

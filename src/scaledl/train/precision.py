@@ -36,20 +36,28 @@ def _faster(task: Task, batch: Batch) -> tuple[str, str]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        return "fp32", f", as the model fails in bf16 ({' '.join(str(error).split())[:200]})"
+        return "fp32", f", as the model fails in bf16 ({_line(error)})"
     return "bf16" if seconds[0] > _WORTHWHILE * seconds[1] else "fp32", " is faster here"
 
 
 @torch.no_grad()
-def runs_in_bf16(model: Model) -> bool:
-    """Whether it does under autocast, where it lies."""
+def bf16_problem(model: Model) -> str:
+    """Why it does not run under autocast, where it lies, in evaluation; empty where it does."""
     x = model.structure.inputs.example(2).to(next(model.module.parameters()).device)
+    was_training = model.module.training
+    model.module.eval()
     try:
         with torch.autocast(x.device.type, torch.bfloat16):
             model.module(x)
-    except RuntimeError:
-        return False
-    return True
+    except RuntimeError as error:
+        return _line(error)
+    finally:
+        model.module.train(was_training)
+    return ""
+
+
+def _line(error: RuntimeError) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def time_step(task: Task, batch: Batch, *, bf16: bool) -> float:

@@ -10,15 +10,18 @@ from scaledl.config import Config
 from scaledl.config.imported import imports_of
 from scaledl.console import get_console
 from scaledl.data import DataSpec
+from scaledl.errors import UsageError
 from scaledl.models.ends import head_names
 from scaledl.models.pretrained import Report
 from scaledl.models.sources import begin_with_
-from scaledl.models.structure import Model, load_model, save_model
+from scaledl.models.structure import EXTERNAL, Model, load_model, save_model
 from scaledl.run import Parent, Run, atomic_json
 from scaledl.tasks.model import model_for, task_around
 from scaledl.train.freezing import NEVER, plan_transfer
 from scaledl.train.lora import lora_targets
 from scaledl.train.own import check_own_steps, own_callbacks
+from scaledl.train.precision import bf16_problem
+from scaledl.train.settings import uses_gpu
 
 START = "start"
 REPORT = "pretrained.json"
@@ -46,6 +49,7 @@ def find_start(config: Config, spec: DataSpec, run: Path | None = None) -> Start
     check_own_steps(config, model.module)
     task_around(model.module, config, spec)
     own_callbacks(config)
+    _check_precision(model, config)
     if source is None:
         if "model.name" not in imports_of(config):  # a class of one's own may bring learned weights
             _warn_of_random(frozen, config)
@@ -71,6 +75,17 @@ def keep_start(run: Run, start: Start) -> None:
     save_model(start.model, run.path / START)
     atomic_json(run.path / REPORT, start.report.to_json())
     run.record(START, REPORT)
+
+
+def _check_precision(model: Model, config: Config) -> None:
+    """Raises UsageError for another library's model that cannot run in bf16, where that is asked for. On GPUs, whose
+    bf16 is not that of CPUs, the training tells."""
+    asked = config.trainer.precision == "bf16" and config.model.family == EXTERNAL and not uses_gpu(config)
+    if asked and (problem := bf16_problem(model)):
+        raise UsageError(
+            f"trainer.precision: got bf16, and {model.structure.config['name']} fails in it ({problem}); "
+            "allowed: auto, fp32"
+        )
 
 
 def _never_learning(model: Model, config: Config) -> frozenset[str]:
