@@ -42,6 +42,7 @@ class Console:
         self._quiet = False
         self._prefix = ""
         self._live: RichProgress | None = None
+        self._told: set[str] = set()
 
     def configure(self, *, json: bool = False, quiet: bool = False, prefix: str = "") -> None:
         """json: everything but `result` goes to standard error. quiet: no events and no progress.
@@ -49,6 +50,7 @@ class Console:
         prefix: begins warnings and errors, of a process that is one of several.
         """
         self._json, self._quiet, self._prefix = json, quiet, prefix
+        self._told.clear()
 
     def info(self, text: str) -> None:
         """One event."""
@@ -57,6 +59,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         _write(sys.stderr, _coloured(sys.stderr, _YELLOW, f"warning: {printable(self._prefix + text)}"))
+
+    def warn_once(self, text: str) -> None:
+        """A warning that one command may come to several times."""
+        if text not in self._told:
+            self._told.add(text)
+            self.warn(text)
 
     def error(self, text: str) -> None:
         _write(sys.stderr, _coloured(sys.stderr, _RED, f"error: {printable(self._prefix + text)}"))

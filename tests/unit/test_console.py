@@ -79,6 +79,15 @@ def test_quiet_keeps_warnings_and_results(console: Console, capsys: Capture) -> 
     assert capsys.readouterr() == ("42\n", "warning: careful\n")
 
 
+def test_what_a_command_comes_to_twice_is_warned_of_once(console: Console, capsys: Capture) -> None:
+    for text in ("careful", "careful", "hot"):
+        console.warn_once(text)
+    assert capsys.readouterr().err == "warning: careful\nwarning: hot\n"
+    console.configure()
+    console.warn_once("careful")
+    assert capsys.readouterr().err == "warning: careful\n"
+
+
 HOSTILE = "\x1b]0;title\x07\x1b[2J\rname\x9b31m\u202etxt\udcff\x00"
 
 

@@ -205,7 +205,7 @@ def _script(module: nn.Module, structure: Structure) -> tuple[torch.jit.ScriptMo
                 f"the {structure.family} model cannot be exported to TorchScript: {reason}. Its forward may use only "
                 "what torch.jit.script can express, and its source must stand in a file"
             ) from error
-    get_console().warn(
+    get_console().warn_once(
         f"{structure.config['name']} cannot be compiled ({reason}): the file holds a TRACE of one forward pass, in "
         "which whatever depends on values is fixed. Its verification runs other inputs and batch sizes"
     )
