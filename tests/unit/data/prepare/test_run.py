@@ -281,12 +281,15 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("reads", [1, 20, 33, 60])
-def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int) -> None:
+def test_an_interrupted_preparation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int, threads: int
+) -> None:
     source = image_folder(tmp_path / "s", each=40)
     prepare(source, tmp_path / "whole", config())
     monkeypatch.setattr(chunks_module, "_MOST_ROWS", 16)
-    monkeypatch.setattr(chunks_module, "num_cpus", lambda: 1)
+    monkeypatch.setattr(chunks_module, "num_cpus", lambda: threads)
     seen: list[Path] = []
 
     def counting(content: Path, *more: Any) -> Any:
@@ -302,7 +305,8 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.
     before, reads = len(seen), -1
     seen.clear()
     prepare(source, tmp_path / "out", config())
-    assert len(seen) == 80 - before // 16 * 16
+    if threads == 1:  # several are in several chunks, of which those before the interrupted one are kept
+        assert len(seen) == 80 - before // 16 * 16
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
