@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from scaledl.console import get_console
+
 # Set once by libraries at import or first use, and harmless.
 ALLOWED_VARIABLES = {
     "PYTEST_CURRENT_TEST",
@@ -45,6 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("exhaustive")]
     items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(autouse=True)
+def _console_as_a_command_finds_it() -> None:
+    """A test in the same process may have been told already what is said once in a command."""
+    get_console().configure()
 
 
 @pytest.fixture(autouse=True)
