@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
@@ -22,6 +22,7 @@ class Problem:
     allowed: str = ""
     fix: str = ""
     what: str = ""
+    against: str = field(default="", compare=False)  # the key that this one cannot stand beside
 
     def __str__(self) -> str:
         place = f"{self.key} ({self.origin})" if self.key else self.origin

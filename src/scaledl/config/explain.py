@@ -114,7 +114,9 @@ def _fix_text(value: str, node: Schema, kind: str) -> str:
 def _conflicts(error: ErrorDetails, tree: Node) -> Iterator[Problem]:
     for conflict in error["ctx"]["conflicts"]:
         fix = f"change it or {conflict.against} ({_given_by(tree, conflict.against)})"
-        yield Problem(conflict.key, _given_by(tree, conflict.key), conflict.got, conflict.allowed, fix)
+        yield Problem(
+            conflict.key, _given_by(tree, conflict.key), conflict.got, conflict.allowed, fix, against=conflict.against
+        )
 
 
 def _given_by(tree: Node, key: str) -> str:

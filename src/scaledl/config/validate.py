@@ -213,8 +213,7 @@ def _of_space(problem: Problem, space: Space, point: Point, tree: Node) -> Probl
     if "it is a key of" in fix:
         fix += f"; {_there_only(dimension, 'model.family', space, fix)}"
     elif "it is a key of" in problem.allowed:
-        decides = "loss" if "with the loss" in problem.allowed else "name"
-        fix = _there_only(dimension, f"{above}.{decides}", space, problem.allowed)
+        fix = _there_only(dimension, problem.against, space, problem.allowed)
     if kind in ("uniform", "loguniform", "quniform") and "a whole number" in problem.allowed:
         fix = f"use {'logint' if kind == 'loguniform' else 'int'}, or choice"
     return with_fields(problem, key=f"tune.space.{name}", origin=origin, fix=fix)

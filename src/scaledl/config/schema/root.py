@@ -12,6 +12,7 @@ from .compress import CompressConfig
 from .conflict import Conflict
 from .data import AugmentConfig, DataConfig, data_conflicts
 from .export import ExportConfig
+from .idle import idle_conflicts
 from .model import ModelConfig, ResNetConfig
 from .optim import OptimizerConfig, SchedulerConfig, optim_conflicts, stage_conflicts
 from .run import RunConfig
@@ -98,7 +99,7 @@ def conflicts(config: Config) -> list[Conflict]:
         allowed = "shuffle with task.unlabeled_fraction: to balance classes is to look at the labels of all samples"
         found.append(Conflict("data.sampling", "task.unlabeled_fraction", "balanced", allowed))
     found += uneven_heads(config.model) + learned_ranges(config.model.family, config.compress)
-    found += transfer_conflicts(config.transfer, config.trainer)
+    found += transfer_conflicts(config.transfer, config.trainer) + idle_conflicts(config)
     return found + task_conflicts(config.task) + objective_conflicts(config.tune, config.task)
 
 
