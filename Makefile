@@ -35,13 +35,14 @@ demo: $(DEMO)
 	$(MEAN_THIS_CLONE)
 	@$(BIN)/scaledl chain configs/digits.yaml --id demo
 
-# Tests that watch clocks and processes run alone, all others beside each other; both, whatever the first says.
+# Tests that watch clocks and processes run two files at a time, all others on all
+# cores; both, whatever the first says.
 test: $(DEV)
 	$(MEAN_THIS_CLONE)
 ifeq ($(strip $(PYTEST_ARGS)),)
 	@status=0; \
 	$(BIN)/python -m pytest -m 'not integration or beside' --numprocesses=auto --dist=worksteal || status=$$?; \
-	$(BIN)/python -m pytest -m 'integration and not beside' --durations=25 || status=$$?; \
+	$(BIN)/python -m pytest -m 'integration and not beside' --numprocesses=2 --dist=loadfile --durations=25 || status=$$?; \
 	exit $$status
 else
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
