@@ -31,6 +31,7 @@ from scaledl.data.split import plain_split, stratified_split
 from scaledl.data.stream.loader import StreamLoader
 from scaledl.data.stream.split import Stream
 from scaledl.data.subset import check_classes, narrow, narrow_stream, subset
+from scaledl.data.unused import check_used
 from scaledl.errors import UsageError
 from scaledl.runtime.columns import TableColumn
 
@@ -133,6 +134,7 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     load_fn = load_own if ":" in config.source else SOURCES.resolve(config.source)
     found: RawData | DataModule = load_fn(config)
     if isinstance(found, DataModule):
+        check_used(config, found.spec, has_val=config.source != "text")
         return _narrowed(found, config, seed)
     if not isinstance(found, RawData):
         raise UsageError(
@@ -147,7 +149,9 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     splits = {"train": known, "val": held, "test": Arrays(raw.test_inputs.contiguous(), raw.test_labels, test_ids)}
     if raw.target == "numbers":
         _check_numbers(config.source, splits, raw.label_names)
-    return DataModule(_describe(config.source, splits, raw), splits["train"], splits["val"], splits["test"])
+    spec = _describe(config.source, splits, raw)
+    check_used(config, spec, has_val=raw.val_inputs is not None)
+    return DataModule(spec, splits["train"], splits["val"], splits["test"])
 
 
 def _train_and_val(raw: RawData, config: DataConfig, seed: int) -> tuple[Arrays, Arrays]:
