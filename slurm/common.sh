@@ -122,10 +122,10 @@ judge() {
         step="$((base + ${rank[step]:-0}))" start="$((base + ${rank[start_step]:-0}))"
         [ "$step" -le "$reached" ] || reached="$step"
         [ "$start" -le "$began" ] || began="$start"
+        exits[$value]="${exits[$value]:-${rank[exit]:-}}" # a cause may be written before its rank has a code
         [ -z "${seen[$value]:-}" ] || continue
         seen[$value]="rank ${rank[rank]:-?} on ${rank[host]:-?}, step ${rank[step]:-0}${rank[signal]:+, ${rank[signal]}}\
 ${rank[message]:+: ${rank[message]}}"
-        exits[$value]="${rank[exit]:-}"
     done
     for verdict in complete refused killed hung failed interrupted preempted; do
         [ -n "${seen[$verdict]:-}" ] || continue

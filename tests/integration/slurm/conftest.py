@@ -31,6 +31,7 @@ TRAIN_SAMPLES = 1295  # of digits, after the validation split
 #   STATUS:CODE     leave the status file so and exit; STATUS:CODE:STAGE in this stage of a compression
 #   exit:CODE       no status file
 #   die             kill -9 of itself, the status file says `starting`
+#   refuse:CODE     rank 0 says why all have to end, and exits; the others wait until they are stopped
 STAND_IN = """\
 #!{python}
 import json, os, signal, sys, time
@@ -46,6 +47,7 @@ if sys.argv[1:3] == ["config", "show"]:
 came = []
 for name in ("SIGUSR1", "SIGTERM"):
     signal.signal(getattr(signal, name), lambda number, frame: came.append(number))
+from scaledl.distributed.cause import publish_cause
 from scaledl.distributed.status import RankStatus, write_status
 
 rank, restart = int(environ["SLURM_PROCID"]), int(environ.get("SLURM_RESTART_COUNT", 0))
@@ -67,7 +69,13 @@ if kind not in ("exit",):
     tell("starting")
 Path("calls", call + "~").rename(Path("calls", call))
 print("ready", rank, flush=True)
-if kind == "wait":
+if kind == "refuse" and rank == 0:
+    cause = RankStatus(launch, "refused", attempt=restart + 1, message="as the plan says")
+    publish_cause(Path(environ["SCALEDL_STATUS_DIR"]), cause)
+    while not list(Path("calls").glob(environ["SLURM_JOB_ID"] + "-*-1.json")):
+        time.sleep(0.01)
+    kind = "refused"
+if kind in ("wait", "refuse"):
     while not came:
         time.sleep(0.01)
     tell("preempted", step=10 * restart + 10, start_step=10 * restart, exit=75)

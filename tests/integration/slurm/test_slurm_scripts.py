@@ -208,6 +208,14 @@ def test_what_would_end_the_same_way_again_is_not_requeued(plan: str, code: int,
     assert text in stand_in.slurm.log(job)
 
 
+def test_the_exit_code_is_that_of_the_rank_that_refused(stand_in: Project) -> None:
+    """srun's is that of a rank which it stopped, and the cause was written before its rank had a code."""
+    job = stand_in.submit("c.yaml", options=["--nodes=2"], PLAN="refuse:2")
+    stand_in.slurm.wait_for(job, "FAILED")
+    assert "task 1: Exited with exit code 75" in stand_in.slurm.log(job)
+    assert (stand_in.slurm.exit_code(job), stand_in.slurm.restarts(job)) == (2, 0)
+
+
 MORE = [pytest.param(plan, marks=pytest.mark.exhaustive) for plan in ("hung:1", "exit:1", "exit:75")]
 
 
