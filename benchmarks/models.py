@@ -172,7 +172,7 @@ def cases(args: argparse.Namespace, folder: Path) -> dict[str, Case]:
     return found
 
 
-FASHION = ["trainer.ema_decay=0.999"]
+FASHION = ["model.width=16", "trainer.epochs=18", "trainer.ema_decay=0.999", "data.val_fraction=0.02"]
 GPT = [
     *("data.source=text", "data.text.tokenizer=char", "data.text.max_length=128", "data.batch_size=32"),
     *("model.family=gpt", "task.name=language_modeling", "model.layers=3", "model.width=128", "model.heads=4"),
