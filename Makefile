@@ -35,8 +35,7 @@ demo: $(DEMO)
 	$(MEAN_THIS_CLONE)
 	@$(BIN)/scaledl chain configs/digits.yaml --id demo
 
-# Tests that watch clocks and processes run two files at a time, all others on all
-# cores; both, whatever the first says.
+# Tests that watch clocks and processes run two files at a time, all others on all cores; both, whatever the first says.
 test: $(DEV)
 	$(MEAN_THIS_CLONE)
 ifeq ($(strip $(PYTEST_ARGS)),)

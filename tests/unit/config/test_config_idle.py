@@ -7,6 +7,8 @@ import pytest
 from scaledl.config import ConfigError, load_config
 from scaledl.config.schema.idle import SWITCHES
 
+pytestmark = pytest.mark.unit
+
 ON = {
     "data.augment.policy": "randaugment",
     "data.augment.text.mask": "0.1",
