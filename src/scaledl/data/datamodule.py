@@ -134,7 +134,7 @@ def build_data(config: DataConfig, seed: int) -> DataModule:
     load_fn = load_own if ":" in config.source else SOURCES.resolve(config.source)
     found: RawData | DataModule = load_fn(config)
     if isinstance(found, DataModule):
-        check_used(config, found.spec, has_val=config.source != "text")
+        check_used(config, found.spec, has_val=config.source != "text")  # which takes it out of one long text
         return _narrowed(found, config, seed)
     if not isinstance(found, RawData):
         raise UsageError(

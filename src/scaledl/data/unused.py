@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scaledl.config.schema import DataConfig
+from scaledl.config.schema.conflict import written
 from scaledl.data.arrays import DataSpec
 from scaledl.errors import UsageError
 
@@ -14,7 +15,7 @@ def check_used(config: DataConfig, spec: DataSpec, *, has_val: bool) -> None:
 
     has_val: whether the source has a validation split of its own.
     """
-    for problem in _problems(config, spec, has_val=has_val):
+    if problem := next(_problems(config, spec, has_val=has_val), None):
         raise UsageError(problem)
 
 
@@ -30,7 +31,8 @@ def _problems(config: DataConfig, spec: DataSpec, *, has_val: bool) -> Iterator[
         for key, value in config.text:
             usual = getattr(default.text, key)
             if value != usual:
-                yield f"data.text.{key}: got {value}, and {spec.source} has no texts; allowed: {usual}, the default"
+                words = f"got {written(value)}, and {spec.source} has no texts; allowed: {written(usual)}, the default"
+                yield f"data.text.{key}: {words}"
     if len(spec.in_shape) != 1 and config.categories != default.categories and ":" not in config.source:
         yield (
             f"data.categories: got {config.categories}, and {spec.source} is no table; allowed: {default.categories}"

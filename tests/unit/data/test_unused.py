@@ -37,6 +37,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"text": TextConfig(max_length=64)},
             "data.text.max_length: got 64, and set has no texts; allowed: 128, the default",
         ),
+        (
+            {"text": TextConfig(lowercase=True)},
+            "data.text.lowercase: got true, and set has no texts; allowed: false, the default",
+        ),
         ({"categories": "embed"}, "data.categories: got embed, and set is no table; allowed: one_hot"),
     ],
 )

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any
 
 from .base import Section
-from .conflict import Conflict
+from .conflict import Conflict, written
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ SWITCHES = (
 def idle_conflicts(config: Section) -> list[Conflict]:
     """The keys that are set although what they are about is off."""
     return [
-        Conflict(key, switch.key, _written(value), f"{_written(default)} {_while(switch, config)}")
+        Conflict(key, switch.key, written(value), f"{written(default)} {_while(switch, config)}")
         for switch in SWITCHES
         if not switch.is_on(_value(config, switch.key))
         for key in switch.keys
@@ -53,7 +53,7 @@ def idle_conflicts(config: Section) -> list[Conflict]:
 
 
 def _while(switch: Switch, config: Section) -> str:
-    return f"while {switch.key} is {_written(_value(config, switch.key))}: it is a key of {switch.words}"
+    return f"while {switch.key} is {written(_value(config, switch.key))}: it is a key of {switch.words}"
 
 
 def _value(config: Section, key: str) -> Any:
@@ -63,7 +63,3 @@ def _value(config: Section, key: str) -> Any:
 def _default(config: Section, key: str) -> Any:
     above, _, last = key.rpartition(".")
     return type(_value(config, above)).model_fields[last].default
-
-
-def _written(value: object) -> str:
-    return "null" if value is None else str(value)

@@ -10,7 +10,7 @@ from pydantic import Field
 from ..registry import OPTIMIZERS, SCHEDULES
 from .base import Fraction, NonNegativeFloat, OpenFraction, PositiveFloat, Section, list_names, registered
 from .compress import Stage
-from .conflict import Conflict
+from .conflict import Conflict, written
 from .trainer import TrainerConfig
 
 _ADAM = {"weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}
@@ -61,7 +61,7 @@ class MethodSection(Section):
     def _misplaced(self, key: str) -> Conflict:
         owners = ", ".join(name for name, keys in self.takes.items() if key in keys)
         value = getattr(self, key)
-        got = str(value).lower() if isinstance(value, bool) else str(list(value) if isinstance(value, tuple) else value)
+        got = written(list(value) if isinstance(value, tuple) else value)
         allowed = f"null with {self.name}: it is a key of {owners}"
         return Conflict(f"{self.section}.{key}", f"{self.section}.name", got, allowed)
 

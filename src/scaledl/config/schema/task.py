@@ -17,7 +17,7 @@ from .base import (
     list_names,
     registered,
 )
-from .conflict import Conflict
+from .conflict import Conflict, written
 
 HEAD_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 LossName = Annotated[str, registered(LOSSES, or_own=True), Field(json_schema_extra=list_names(LOSSES, or_own=True))]
@@ -166,7 +166,7 @@ def _loss_conflicts(task: TaskConfig) -> list[Conflict]:
 def _written(value: object) -> str:
     if isinstance(value, dict):
         return str({name: one.model_dump(exclude_unset=True) for name, one in value.items()})
-    return "null" if value is None else str(value)
+    return written(value)
 
 
 def _head_conflicts(task: TaskConfig) -> list[Conflict]:
